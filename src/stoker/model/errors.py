@@ -1,0 +1,146 @@
+"""The family of errors: one root with a stable `code` and a `fault`.
+
+Does not know status codes: only `edge/http` maps a code to a status. A failing *function* is an
+Outcome, never one of these; these are what keeps a request from being carried out.
+
+    StokerError
+      InvalidRequest      the request breaks the contract; names the field
+      Unauthenticated     no credential, or one that is not ours
+      Forbidden           the credential lacks a scope
+      NotFound            nothing of that name in this account
+      MethodNotAllowed    the path exists, the verb does not
+      NameTaken           another resource of that name
+      VersionConflict     somebody changed the resource first
+      TooLarge            past a limit of size
+      FunctionBusy        the function's own limit of concurrency
+      NoCapacity          the machine has no room
+      StorageFull         the disk is full
+      Unavailable         the backbone does not answer just now
+      PlatformError       a fault of ours; hides internals
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Fault(Enum):
+    """Who broke the rule."""
+
+    CALLER = "caller"
+    FUNCTION = "function"
+    PLATFORM = "platform"
+
+
+class StokerError(Exception):
+    """The root. `message` is for the caller and names no internals."""
+
+    code = "platform.error"
+    fault = Fault.PLATFORM
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        """JSON Pointer into the request body, for instance `/compute_asset/handler`."""
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(StokerError):
+    """The request breaks the contract; `field` points at the place."""
+
+    code, fault = "request.invalid", Fault.CALLER
+
+
+class InputRejected(StokerError):
+    """A payload that its function's `schema.input` does not allow; nothing ran."""
+
+    code, fault = "schema.input", Fault.CALLER
+
+
+class Unauthenticated(StokerError):
+    """No credential (`auth.missing`), or one that is not ours (`auth.invalid`)."""
+
+    code, fault = "auth.invalid", Fault.CALLER
+
+    def __init__(self, message: str, *, missing: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = "auth.missing" if missing else "auth.invalid"
+
+
+class Forbidden(StokerError):
+    """The credential is known and lacks the scope."""
+
+    code, fault = "auth.forbidden", Fault.CALLER
+
+
+class NotFound(StokerError):
+    """Nothing of that name in this account."""
+
+    code, fault = "not_found", Fault.CALLER
+
+
+class MethodNotAllowed(StokerError):
+    """The path exists, the verb does not."""
+
+    code, fault = "method_not_allowed", Fault.CALLER
+
+    def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class NameTaken(StokerError):
+    """Another resource has that name already."""
+
+    code, fault = "name_taken", Fault.CALLER
+
+
+class VersionConflict(StokerError):
+    """Somebody changed the resource first; read it again and decide anew."""
+
+    code, fault = "version_conflict", Fault.CALLER
+
+
+class TooLarge(StokerError):
+    """Past a limit of size."""
+
+    code, fault = "too_large", Fault.CALLER
+
+
+class FunctionBusy(StokerError):
+    """The function's own limit of instances or of waiting calls is reached."""
+
+    code, fault = "function.busy", Fault.CALLER
+
+
+class NoCapacity(StokerError):
+    """The machine has no room for another instance just now; a later attempt may succeed."""
+
+    code, fault = "no_capacity", Fault.PLATFORM
+
+
+class StorageFull(StokerError):
+    """The disk is full: nothing new is accepted, what runs goes on."""
+
+    code, fault = "storage.full", Fault.PLATFORM
+
+
+class Unavailable(StokerError):
+    """The backbone does not answer just now; answered as `no_capacity` with Retry-After."""
+
+    code, fault = "no_capacity", Fault.PLATFORM
+
+
+class PlatformError(StokerError):
+    """A fault of ours. The message hides internals; the log has them."""
+
+    code, fault = "platform.error", Fault.PLATFORM
