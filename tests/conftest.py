@@ -1,0 +1,24 @@
+"""What every storey of the tests shares: a missing tool skips on a laptop and fails in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], str]:
+    """Return a function from a tool's name to its path. Without the tool the test is skipped, in CI it fails."""
+
+    def require(name: str) -> str:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed, and CI must not skip what needs it")
+        pytest.skip(f"{name} is not installed")
+
+    return require
