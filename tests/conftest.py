@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def require_tool() -> Callable[[str], str]:
-    """Return a function from a tool's name to its path. Without the tool the test is skipped, in CI it fails."""
+    """Return a function from a tool's name to its path. Without it the test skips; in CI it fails."""
 
     def require(name: str) -> str:
         path = shutil.which(name)
