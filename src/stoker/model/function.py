@@ -70,6 +70,8 @@ class Function:
     service: str
     """Unsigned decimal; with the topic it is the function's identity for good."""
     name: str
+    created_name: str
+    """The name it was created with; `service` is derived from it and stays after a rename."""
     code: CodeVersion
     description: str | None = None
     monitor_config: dict[str, Any] = field(default_factory=dict)

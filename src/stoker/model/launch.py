@@ -61,6 +61,9 @@ class Exit:
     code: int | None = None
     """The exit code of the runtime's process, None if a signal ended it or it is not known."""
     signal: int | None = None
+    killed_from_outside: bool = False
+    """True if a signal ended the sandbox's init itself, which nothing inside can send: the platform lost
+    it (or ended it on purpose)."""
     out_of_memory: bool = False
     processes_limit_hit: bool = False
     memory_peak_bytes: int = 0

@@ -1,0 +1,1 @@
+"""What happened, per account: invocation records and their logs."""

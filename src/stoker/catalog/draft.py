@@ -1,0 +1,201 @@
+"""Drafts: a function as somebody wants it, checked field by field against the contract.
+
+Pure: decides by its inputs alone and points every refusal at the field, as the API spells it. Does not
+know JSON bodies nor what exists already.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.model.errors import InvalidRequest, TooLarge
+from stoker.model.function import RUNTIMES
+from stoker.model.limits import MIB, Limits
+
+SIZES_MB = {"small": 256, "medium": 512, "large": 1024, "xlarge": 2048}
+_SIZE = re.compile(r"([0-9]{1,5}) ?(mb|gb)\Z", re.IGNORECASE)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_EGRESS = re.compile(
+    r"(?P<host>\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}\.?)+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})\Z"
+)
+_CPU_MILLIS = ((128, 125), (256, 140), (512, 200), (1024, 250), (2048, 400), (4096, 700))
+"""Thousandths of a core by memory in MB, as the contract lists them; linear in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftAsset:
+    """One item of code with its content."""
+
+    name: str
+    kind: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDraft:
+    """A whole function as it is asked for; names are the API's."""
+
+    name: str
+    collection: str
+    """Topic, subject or name of a collection; one that does not exist is created with it as topic."""
+    handler: str
+    assets: tuple[DraftAsset, ...]
+    runtime: str = "nodejs"
+    timeout: int | None = None
+    read_only_fs: bool = True
+    env_vars: tuple[str, ...] | None = None
+    secrets: tuple[str, ...] | None = None
+    network: dict[str, Any] | None = None
+    description: str | None = None
+    monitor_config: dict[str, Any] | None = None
+    schema: dict[str, Any] | None = None
+    size: str | None = None
+    retry: dict[str, Any] | None = None
+    concurrency: dict[str, Any] | None = None
+
+
+def check_name(name: str, field: str, limits: Limits) -> None:
+    """Refuse a name that the contract does not allow."""
+    if not 1 <= len(name) <= limits.name_chars_max:
+        raise InvalidRequest(f"a name has 1 to {limits.name_chars_max} characters", field=field)
+    if "/" in name or any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        raise InvalidRequest("a name has no '/' and no control character", field=field)
+
+
+def check_handler(handler: str, runtime: str, field: str) -> None:
+    """Refuse what cannot be a handler; whether it exists is seen when it is loaded."""
+    path = handler.removeprefix("/")
+    parts = path.split("/")
+    module, dot, export = parts[-1].partition(".")
+    example = "index.handler" if runtime == "nodejs" else "main.handler"
+    if not (dot and module and export) or export.endswith(".") or ".." in parts[-1] or len(handler) > 512:
+        raise InvalidRequest(f"{handler[:80]!r} is no handler", field=field, hint=f"FILE.EXPORT, as {example}")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in handler or "\\" in handler:
+        raise InvalidRequest("a handler is a path inside the function", field=field, hint=f"as {example}")
+
+
+def memory_bytes_of(size: str | None, field: str = "/size") -> int:
+    """Return the memory of a size as it is written: a word of the contract, or 128 to 4096 MB."""
+    if size is None:
+        return SIZES_MB["medium"] * MIB
+    megabytes = SIZES_MB.get(size.strip().lower())
+    if megabytes is None:
+        match = _SIZE.match(size.strip())
+        megabytes = int(match[1]) * (1024 if match[2].lower() == "gb" else 1) if match else 0
+    if not 128 <= megabytes <= 4096:
+        raise InvalidRequest(
+            f"{size[:40]!r} is no size", field=field, hint="small, medium, large, xlarge, or 128MB to 4096MB"
+        )
+    return megabytes * MIB
+
+
+def cpu_millis_of(memory_bytes: int) -> int:
+    """Return the thousandths of a core that belong to a memory size."""
+    megabytes = memory_bytes / MIB
+    for (low_mb, low), (high_mb, high) in zip(_CPU_MILLIS, _CPU_MILLIS[1:], strict=False):
+        if megabytes <= high_mb:
+            return round(low + (high - low) * (megabytes - low_mb) / (high_mb - low_mb))
+    return _CPU_MILLIS[-1][1]
+
+
+def _check_integer(settings: dict[str, Any], key: str, low: int, high: int, field: str) -> None:
+    value = settings.get(key)
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidRequest(f"{key} is an integer from {low} to {high}", field=f"{field}/{key}")
+
+
+def check_monitor_config(settings: dict[str, Any], limits: Limits) -> None:
+    """Refuse a `monitor_config` that does not mean anything."""
+    _check_integer(settings, "ttl", 0, limits.ttl_ms_max, "/monitor_config")
+    if not isinstance(settings.get("store_payload", False), bool | None):
+        raise InvalidRequest("store_payload is true or false", field="/monitor_config/store_payload")
+
+
+def check_retry(settings: dict[str, Any] | None) -> None:
+    """Refuse a `retry` outside its bounds."""
+    for key, low, high in (
+        ("attempts", 1, 100),
+        ("backoff_ms", 1, 24 * 3600 * 1000),
+        ("max_age_ms", 1000, 14 * 24 * 3600 * 1000),
+    ):
+        _check_integer(settings or {}, key, low, high, "/retry")
+
+
+def check_concurrency(settings: dict[str, Any] | None, limits: Limits) -> None:
+    """Refuse a `concurrency` outside its bounds."""
+    settings = settings or {}
+    _check_integer(settings, "per_instance", 1, 1000, "/concurrency")
+    _check_integer(settings, "max_instances", 1, 100_000, "/concurrency")
+    _check_integer(settings, "min_instances", 0, limits.instances_max, "/concurrency")
+    highest = settings.get("max_instances")
+    if highest is not None and (settings.get("min_instances") or 0) > highest:
+        raise InvalidRequest("min_instances is at most max_instances", field="/concurrency/min_instances")
+
+
+def _check_env_vars(env_vars: tuple[str, ...], limits: Limits) -> None:
+    for index, item in enumerate(env_vars):
+        name, equals, value = item.partition("=")
+        if not equals or not _ENV_NAME.match(name) or "\0" in value or not _is_unicode(value):
+            raise InvalidRequest(
+                "an environment variable is KEY=value", field=f"/compute_asset/env_vars/{index}"
+            )
+    if sum(len(item.encode()) for item in env_vars) > limits.env_bytes_max:
+        raise TooLarge(
+            f"env_vars are at most {limits.env_bytes_max} bytes together", field="/compute_asset/env_vars"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
+
+
+def _check_network(network: dict[str, Any]) -> None:
+    egress = network.get("egress")
+    if egress is None:
+        return
+    field = "/compute_asset/network/egress"
+    if not isinstance(egress, list):
+        raise InvalidRequest("egress is a list of HOST:PORT", field=field)
+    for index, rule in enumerate(egress):
+        match = _EGRESS.match(rule) if isinstance(rule, str) and len(rule) <= 300 else None
+        if match is None or not 1 <= int(match["port"]) <= 65535:
+            raise InvalidRequest(
+                "an egress rule is HOST:PORT",
+                field=f"{field}/{index}",
+                hint="api.example.com:443, *.example.org:443 or *:443",
+            )
+
+
+def check_draft(draft: FunctionDraft, limits: Limits) -> None:
+    """Refuse a draft that breaks the contract; the first field found to be wrong is named.
+
+    Not checked here: whether the schemas compile, and what is inside the assets.
+    """
+    check_name(draft.name, "/name", limits)
+    if draft.runtime not in RUNTIMES:
+        raise InvalidRequest(
+            f"{draft.runtime[:40]!r} does not run here",
+            field="/compute_asset/runtime",
+            hint=f"one of {', '.join(RUNTIMES)}",
+        )
+    check_handler(draft.handler, draft.runtime, "/compute_asset/handler")
+    if draft.timeout is not None and not limits.timeout_ms_min <= draft.timeout <= limits.timeout_ms_max:
+        raise InvalidRequest(
+            f"timeout is from {limits.timeout_ms_min} to {limits.timeout_ms_max} ms",
+            field="/compute_asset/timeout",
+        )
+    _check_env_vars(draft.env_vars or (), limits)
+    for index, name in enumerate(draft.secrets or ()):
+        if not _ENV_NAME.match(name):
+            raise InvalidRequest(
+                "a secret's name is that of an environment variable", field=f"/compute_asset/secrets/{index}"
+            )
+    _check_network(draft.network or {})
+    check_monitor_config(draft.monitor_config or {}, limits)
+    memory_bytes_of(draft.size)
+    check_retry(draft.retry)
+    check_concurrency(draft.concurrency, limits)

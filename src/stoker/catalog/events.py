@@ -1,0 +1,189 @@
+"""Events: what is stored of a change, and the subjects it is stored under.
+
+Every event carries its format's number; `tests/unit/golden/events.json` holds one of each, and what is
+written there must be readable for good. Does not know how events are stored or folded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from stoker.model.errors import PlatformError
+from stoker.model.function import Asset, CodeVersion, Collection, Concurrency, Function
+
+FORMAT = 1
+
+
+class UnknownFormat(PlatformError):
+    """The event was written by a newer stoker; this one must not guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Where an event is stored: `accounts.<account>.catalog.<noun>.<key...>`."""
+
+    account: str
+    noun: str
+    key: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ".".join(("accounts", self.account, "catalog", self.noun, *self.key))
+
+    @classmethod
+    def parse(cls, text: str) -> Subject:
+        """Read a subject back; a ValueError if it is none of the catalog's."""
+        parts = text.split(".")
+        if len(parts) < 5 or parts[0] != "accounts" or parts[2] != "catalog":
+            raise ValueError(f"{text!r} is no subject of the catalog")
+        return cls(parts[1], parts[3], tuple(parts[4:]))
+
+
+def function_key(account: str, topic: str, service: str) -> Subject:
+    """Return where a function's events are stored."""
+    return Subject(account, "function", (topic, service))
+
+
+def collection_key(account: str, topic: str) -> Subject:
+    """Return where a collection's events are stored."""
+    return Subject(account, "collection", (topic,))
+
+
+def token_key(account: str, token_id: str) -> Subject:
+    """Return where a token's events are stored."""
+    return Subject(account, "token", (token_id,))
+
+
+def object_key(account: str, key_hash: str) -> Subject:
+    """Return where a stored asset object's events are stored; a key is free text, so it is hashed."""
+    return Subject(account, "object", (key_hash,))
+
+
+def encode(kind: str, at_ms: int, **content: Any) -> bytes:
+    """Return an event as it is stored: JSON with `format`, `type` and `at_ms`."""
+    return msgspec.json.encode({"format": FORMAT, "type": kind, "at_ms": at_ms, **content})
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Return an event's content; raises UnknownFormat for what only a newer stoker can read."""
+    event = msgspec.json.decode(data)
+    if not isinstance(event, dict) or event.get("format") != FORMAT:
+        raise UnknownFormat("the event log holds an event in a format that this version does not know")
+    return event
+
+
+def function_content(function: Function) -> dict[str, Any]:
+    """Return what a `created` event stores of a function: all but its place and its revision."""
+    code = function.code
+    content: dict[str, Any] = {
+        "name": function.name,
+        "code": {
+            "version": code.version,
+            "runtime": code.runtime,
+            "handler": code.handler,
+            "assets": [
+                {"name": a.name, "kind": a.kind, "digest": a.digest, "size_bytes": a.size_bytes}
+                for a in code.assets
+            ],
+            "timeout_ms": code.timeout_ms,
+            "read_only_fs": code.read_only_fs,
+            "env_vars": code.env_vars,
+            "secrets": code.secrets,
+            "network": code.network,
+        },
+        **settings_content(function),
+    }
+    return content
+
+
+def settings_content(function: Function) -> dict[str, Any]:
+    """Return the part of a function that PATCH may change, but for its name."""
+    return {
+        "description": function.description,
+        "monitor_config": function.monitor_config,
+        "schema": function.schema,
+        "size": function.size,
+        "memory_bytes": function.memory_bytes,
+        "retry": function.retry,
+        "concurrency": function.concurrency_given,
+    }
+
+
+def _optional_tuple(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)
+
+
+def concurrency_of(given: dict[str, Any] | None) -> Concurrency:
+    """Read a concurrency setting as it was given; what is absent has its default."""
+    given = given or {}
+    return Concurrency(
+        per_instance=given.get("per_instance") or 1,
+        max_instances=given.get("max_instances"),
+        min_instances=given.get("min_instances") or 0,
+    )
+
+
+def function_from(subject: Subject, event: dict[str, Any], sequence: int) -> Function:
+    """Return the function that a `created` event describes."""
+    content = event["function"]
+    code = content["code"]
+    at_s = event["at_ms"] // 1000
+    return Function(
+        account=subject.account,
+        collection_topic=subject.key[0],
+        service=subject.key[1],
+        name=content["name"],
+        created_name=content["name"],
+        description=content["description"],
+        monitor_config=content["monitor_config"],
+        schema=content["schema"],
+        size=content["size"],
+        memory_bytes=content["memory_bytes"],
+        retry=content["retry"],
+        concurrency=concurrency_of(content["concurrency"]),
+        concurrency_given=content["concurrency"],
+        type="created",
+        modified=at_s,
+        revision=sequence,
+        code=CodeVersion(
+            version=code["version"],
+            runtime=code["runtime"],
+            handler=code["handler"],
+            assets=tuple(
+                Asset(a["name"], a["kind"], a["digest"], a["size_bytes"]) for a in code["assets"]
+            ),
+            timeout_ms=code["timeout_ms"],
+            read_only_fs=code["read_only_fs"],
+            env_vars=_optional_tuple(code["env_vars"]),
+            secrets=_optional_tuple(code["secrets"]),
+            network=code["network"],
+            modified=at_s,
+        ),
+    )
+
+
+def patched(function: Function, event: dict[str, Any], sequence: int) -> Function:
+    """Return `function` with a `patched` event folded in: only what it names changes."""
+    changes: dict[str, Any] = dict(event["changes"])
+    if "concurrency" in changes:
+        given = changes.pop("concurrency")
+        changes["concurrency_given"] = given
+        changes["concurrency"] = concurrency_of(given)
+    return replace(function, **changes, type="patched", modified=event["at_ms"] // 1000, revision=sequence)
+
+
+def collection_from(subject: Subject, event: dict[str, Any], sequence: int) -> Collection:
+    """Return the collection that a `created` event describes."""
+    content = event["collection"]
+    return Collection(
+        account=subject.account,
+        topic=subject.key[0],
+        name=content["name"],
+        description=content["description"],
+        collection_type=content["collection_type"],
+        type="created",
+        modified=event["at_ms"] // 1000,
+        revision=sequence,
+    )

@@ -1,0 +1,247 @@
+"""The fold: what exists now, in memory, built from the event log one event at a time.
+
+Answers every look-up of the invoke path by dictionary access. Changes nothing itself: only `apply`,
+with an event that is already stored, does. Does not know where events come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from stoker.catalog import events
+from stoker.catalog.events import Subject
+from stoker.catalog.schema import Validator
+from stoker.model.errors import NotFound
+from stoker.model.function import Collection, Function
+from stoker.model.subjects import fnv1a, service_of_subject, topic_of_subject
+
+Identity = tuple[str, str, str]
+"""(account, collection topic, service): what a function is for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A function's schemas, compiled; None where it has none."""
+
+    input: Validator | None
+    output: Validator | None
+
+
+class Entry:
+    """A function as the invoke path meets it; its contract is compiled when it is first needed."""
+
+    __slots__ = ("contract", "created_sequence", "function")
+
+    def __init__(self, function: Function, created_sequence: int) -> None:
+        self.function = function
+        self.created_sequence = created_sequence
+        self.contract: Contract | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """What is remembered of a deleted function, so that its identity goes on if it comes back."""
+
+    created_name: str
+    version: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as it is stored: what it may do, and the hash that knows it."""
+
+    account: str
+    token_id: str
+    digest: bytes
+    scopes: frozenset[str]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """Raw bytes stored beforehand under a key, for assets with `link: true`."""
+
+    digest: str
+    size_bytes: int
+    revision: int
+
+
+class Fold:
+    """Everything that exists in all accounts."""
+
+    def __init__(self) -> None:
+        self.functions: dict[Identity, Entry] = {}
+        self.collections: dict[tuple[str, str], Collection] = {}
+        self.retired: dict[Identity, Retired] = {}
+        self.tokens: dict[bytes, StoredToken] = {}
+        """By the SHA-256 of the token."""
+        self.objects: dict[tuple[str, str], StoredObject] = {}
+        self._names: dict[tuple[str, str, str], str] = {}
+        self._collection_names: dict[tuple[str, str], str] = {}
+        self._token_digests: dict[tuple[str, str], bytes] = {}
+        self._resolved: dict[tuple[str, str, str], Entry] = {}
+        self.sequence = 0
+
+    # -- folding ---------------------------------------------------------------------------------
+
+    def apply(self, subject_text: str, data: bytes, sequence: int) -> None:
+        """Fold one stored event in. Raises UnknownFormat for what only a newer stoker can read."""
+        subject = Subject.parse(subject_text)
+        event = events.decode(data)
+        match subject.noun:
+            case "function":
+                self._apply_function(subject, event, sequence)
+            case "collection":
+                self._apply_collection(subject, event, sequence)
+            case "token":
+                self._apply_token(subject, event, sequence)
+            case "object":
+                self._apply_object(subject, event, sequence)
+            case noun:
+                raise events.UnknownFormat(f"the event log holds a {noun}, which this version does not know")
+        self.sequence = sequence
+        self._resolved.clear()
+
+    def _apply_function(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+        identity = (subject.account, subject.key[0], subject.key[1])
+        match event["type"]:
+            case "created":
+                function = events.function_from(subject, event, sequence)
+                self.retired.pop(identity, None)
+                self.functions[identity] = Entry(function, sequence)
+                self._names[(subject.account, subject.key[0], function.name)] = function.service
+            case "patched":
+                entry = self.functions[identity]
+                before = entry.function
+                entry.function = events.patched(before, event, sequence)
+                entry.contract = None
+                del self._names[(before.account, before.collection_topic, before.name)]
+                self._names[(before.account, before.collection_topic, entry.function.name)] = before.service
+            case "deleted":
+                gone = self.functions.pop(identity).function
+                del self._names[(gone.account, gone.collection_topic, gone.name)]
+                self.retired[identity] = Retired(gone.created_name, gone.code.version, sequence)
+            case kind:
+                raise events.UnknownFormat(f"the event log holds a function that was {kind}")
+
+    def _apply_collection(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+        if event["type"] != "created":
+            raise events.UnknownFormat(f"the event log holds a collection that was {event['type']}")
+        collection = events.collection_from(subject, event, sequence)
+        self.collections[(collection.account, collection.topic)] = collection
+        self._collection_names[(collection.account, collection.name)] = collection.topic
+
+    def _apply_token(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+        place = (subject.account, subject.key[0])
+        before = self._token_digests.pop(place, None)
+        if before is not None:
+            del self.tokens[before]
+        if event["type"] == "deleted":
+            return
+        digest = bytes.fromhex(str(event["digest"]))
+        scopes = event["scopes"]
+        assert isinstance(scopes, list)
+        self.tokens[digest] = StoredToken(
+            subject.account, subject.key[0], digest, frozenset(map(str, scopes)), sequence
+        )
+        self._token_digests[place] = digest
+
+    def _apply_object(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+        size = event["size_bytes"]
+        assert isinstance(size, int)
+        self.objects[(subject.account, subject.key[0])] = StoredObject(str(event["digest"]), size, sequence)
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def resolve(self, account: str, collection_text: str, function_text: str) -> Entry:
+        """Return the function that a path names: by topic, subject or name, percent-encoded.
+
+        An exact topic wins over a name. Raises NotFound, which says no more than that.
+        """
+        key = (account, collection_text, function_text)
+        entry = self._resolved.get(key)
+        if entry is None:
+            entry = self._find(account, _decoded(collection_text), _decoded(function_text))
+            if len(self._resolved) > 65_536:
+                self._resolved.clear()  # spellings are the caller's: they must not fill the memory
+            self._resolved[key] = entry
+        return entry
+
+    def _find(self, account: str, collection_text: str, function_text: str) -> Entry:
+        collection = self.collection(account, collection_text)
+        if collection is None:
+            raise NotFound("no such function")
+        topic = collection.topic
+        entry = self.functions.get((account, topic, function_text))
+        if entry is None:
+            named = service_of_subject(function_text)
+            if named is not None and named[0] == topic:
+                entry = self.functions.get((account, topic, named[1]))
+        if entry is None:
+            service = self._names.get((account, topic, function_text))
+            entry = None if service is None else self.functions.get((account, topic, service))
+        if entry is None:
+            raise NotFound("no such function")
+        return entry
+
+    def collection(self, account: str, text: str) -> Collection | None:
+        """Return the collection that `text` (topic, subject or name) means, or None."""
+        found = self.collections.get((account, text))
+        if found is None:
+            topic = topic_of_subject(text) or self._collection_names.get((account, text))
+            found = None if topic is None else self.collections.get((account, topic))
+        return found
+
+    def collection_of_path(self, account: str, text: str) -> Collection:
+        """Return the collection that a percent-encoded path segment means; raises NotFound."""
+        found = self.collection(account, _decoded(text))
+        if found is None:
+            raise NotFound("no such collection")
+        return found
+
+    def name_is_taken(self, account: str, topic: str, name: str) -> bool:
+        """Tell whether a living function of that collection has the name."""
+        return (account, topic, name) in self._names
+
+    def next_service(self, account: str, topic: str, name: str) -> tuple[str, Retired | None]:
+        """Return the service number for a function created as `name`, and what was there before it.
+
+        Its hash, or the next number that is free, as two names may collide. A number stays with the name
+        it was first given to, also when that function is deleted.
+        """
+        number = fnv1a(name)
+        while True:
+            identity = (account, topic, str(number))
+            retired = self.retired.get(identity)
+            if identity not in self.functions and (retired is None or retired.created_name == name):
+                return str(number), retired
+            number = (number + 1) % 2**32
+
+    def entries(self, account: str, topic: str | None = None) -> Iterator[Entry]:
+        """Yield an account's functions, those created first first."""
+        for (owner, collection_topic, _), entry in self.functions.items():
+            if owner == account and topic in (None, collection_topic):
+                yield entry
+
+    def digests_in_use(self) -> set[tuple[str, str]]:
+        """Return (account, digest) of every content that something refers to."""
+        used = {
+            (function.account, asset.digest)
+            for function in (entry.function for entry in self.functions.values())
+            for asset in function.code.assets
+        }
+        used.update((account, stored.digest) for (account, _), stored in self.objects.items())
+        return used
+
+
+def _decoded(text: str) -> str:
+    """Percent-decode a path segment; what is not UTF-8 names nothing."""
+    if "%" not in text:
+        return text
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise NotFound("no such resource") from None

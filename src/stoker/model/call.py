@@ -1,0 +1,94 @@
+"""A call on its way: what the invocation room hands to an executor, and gets back ended.
+
+Does not know how it came in (HTTP, NATS) nor where it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from stoker.model.errors import StokerError
+from stoker.model.function import Function
+from stoker.model.outcome import Outcome
+
+Ended = Callable[["Call", Outcome | StokerError], None]
+
+
+class CallIds:
+    """Makes invocation ids: UUIDs of version 7, so that they sort by time, 74 bits of them random.
+
+    The random bits are drawn from the kernel in blocks: one system call for many ids.
+    """
+
+    __slots__ = ("_offset", "_pool")
+    _BLOCK = 4096
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._offset = self._BLOCK
+
+    def next(self) -> bytes:
+        """Return 16 bytes; `text_of` gives the usual form."""
+        offset = self._offset
+        if offset + 10 > len(self._pool):
+            self._pool = os.urandom(self._BLOCK)
+            offset = 0
+        self._offset = offset + 10
+        drawn = self._pool[offset : offset + 10]
+        head = (time.time_ns() // 1_000_000).to_bytes(6, "big")
+        return b"".join(
+            (head, bytes((0x70 | drawn[0] & 0x0F, drawn[1], 0x80 | drawn[2] & 0x3F)), drawn[3:10])
+        )
+
+
+def text_of(call_id: bytes) -> str:
+    """Return the id as users see it, for instance `0190…-….-7…-…`."""
+    digits = call_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+class Call:
+    """One invocation from its admission to its end.
+
+    `ended` is called exactly once: with an Outcome if it ran (well or not), with a StokerError if it
+    never got to run (no instance in time).
+    """
+
+    __slots__ = ("_ended", "cancel", "caller", "created_ms", "function", "id", "payload", "queued_at")
+
+    def __init__(
+        self,
+        call_id: bytes,
+        function: Function,
+        payload: bytes,
+        *,
+        queued_at: float,
+        ended: Ended,
+        caller: str = "",
+        created_ms: int = 0,
+    ) -> None:
+        self.id = call_id
+        self.function = function
+        self.payload = payload
+        """JSON text in UTF-8, as the caller wrote it."""
+        self.queued_at = queued_at
+        """The event loop's clock, in seconds, when it was admitted."""
+        self.created_ms = created_ms
+        """Wall clock, milliseconds since the epoch."""
+        self.caller = caller
+        self.cancel: Callable[[], None] | None = None
+        """Set by the executor while it can be cancelled."""
+        self._ended: Ended | None = ended
+
+    def end(self, outcome: Outcome | StokerError) -> None:
+        """Tell the end; every later one is ignored, as the first end is the only one."""
+        ended, self._ended, self.cancel = self._ended, None, None
+        if ended is not None:
+            ended(self, outcome)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end was told."""
+        return self._ended is None

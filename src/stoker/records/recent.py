@@ -1,0 +1,73 @@
+"""Recent invocations, in memory: the last ones of an account, with their logs.
+
+A look back for who debugs a function, bounded by count and bytes, and gone with the server. Knows no
+HTTP; stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from stoker.model.call import Call, text_of
+from stoker.model.limits import MIB
+from stoker.model.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one ended invocation."""
+
+    invocation_id: str
+    account: str
+    subject: str
+    version: int
+    created_ms: int
+    caller: str
+    outcome: Outcome
+
+
+class RecentInvocations:
+    """The last invocations, oldest first out."""
+
+    def __init__(self, *, count_max: int = 2_000, log_bytes_max: int = 16 * MIB) -> None:
+        self._count_max = count_max
+        self._log_bytes_max = log_bytes_max
+        self._log_bytes = 0
+        self._kept: OrderedDict[bytes, tuple[Call, Outcome]] = OrderedDict()
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        """Keep an ended call, unless its function asks for no record (`ttl` 0)."""
+        if call.function.monitor_config.get("ttl") == 0:
+            return
+        if outcome.result and len(outcome.result) > 1024:  # results are not looked up: keep none alive
+            outcome = Outcome(
+                None, outcome.failure, outcome.log, outcome.log_bytes, outcome.timings, outcome.memory_bytes
+            )
+        call.payload = b""
+        kept = self._kept
+        kept[call.id] = (call, outcome)
+        self._log_bytes += len(outcome.log)
+        while len(kept) > self._count_max or self._log_bytes > self._log_bytes_max:
+            _, (_, oldest) = kept.popitem(last=False)
+            self._log_bytes -= len(oldest.log)
+
+    def get(self, account: str, invocation_id: str) -> Record | None:
+        """Return an account's record by the id that its caller was given, or None."""
+        try:
+            key = bytes.fromhex(invocation_id.replace("-", ""))
+        except ValueError:
+            return None
+        found = self._kept.get(key)
+        if found is None or found[0].function.account != account:
+            return None
+        call, outcome = found
+        return Record(
+            invocation_id=text_of(call.id),
+            account=account,
+            subject=call.function.subject,
+            version=call.function.code.version,
+            created_ms=call.created_ms,
+            caller=call.caller,
+            outcome=outcome,
+        )

@@ -1,0 +1,158 @@
+"""A group: the instances of one function version, and the calls that wait for them.
+
+Owns the queue and who is free. Does not know how an instance is started: it asks `grow` for more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from stoker.model.call import Call
+from stoker.model.errors import FunctionBusy, NoCapacity
+from stoker.model.function import Function
+from stoker.model.limits import Limits
+from stoker.worker.instance import Instance
+
+
+class Waiting:
+    """A call in the queue; gone from it once `timer` is None."""
+
+    __slots__ = ("call", "timer")
+
+    def __init__(self, call: Call, timer: asyncio.TimerHandle) -> None:
+        self.call = call
+        self.timer: asyncio.TimerHandle | None = timer
+
+
+class Group:
+    """One generation of a function: what it runs and under which limits never changes."""
+
+    def __init__(
+        self,
+        function: Function,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        grow: Callable[[Group], None],
+    ) -> None:
+        self.function = function
+        self.generation = generation_of(function)
+        self.instances: set[Instance] = set()
+        self.free: list[Instance] = []
+        """Those with a slot, the last used last: the rest may grow old and be ended."""
+        self.starting = 0
+        self.retired = False
+        """True once a newer generation serves: it ends what it has and starts nothing idle."""
+        self.run_ms = 0.0
+        self._waiting: deque[Waiting] = deque()
+        self._queued = 0
+        self._limits = limits
+        self._loop = loop
+        self._grow = grow
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait."""
+        return self._queued
+
+    @property
+    def size(self) -> int:
+        """Instances that it has or that are on their way."""
+        return len(self.instances) + self.starting
+
+    @property
+    def instances_max(self) -> int:
+        """The function's own limit."""
+        highest = self.function.concurrency.max_instances
+        return self._limits.instances_max if highest is None else highest
+
+    def submit(self, call: Call) -> None:
+        """Run the call in a free instance, or let it wait. Raises FunctionBusy if too many wait."""
+        if self.free and not self._queued:
+            instance = self.free[-1]
+            if instance.slots <= 1:
+                self.free.pop()
+            if instance.slots > 0:
+                instance.run(call)
+                return
+            self.submit(call)
+            return
+        if self._queued >= self._limits.waiting_calls_max:
+            raise FunctionBusy(
+                f"{self._queued} calls of this function wait for an instance already", retry_after_s=1
+            )
+        self._wait(call)
+        self._grow(self)
+
+    def _wait(self, call: Call) -> None:
+        wait_ms = min(self._limits.wait_ms_max, call.function.code.timeout_ms)
+        waiting = Waiting(call, self._loop.call_later(wait_ms / 1000, lambda: self._give_up(waiting)))
+        self._waiting.append(waiting)
+        self._queued += 1
+        call.cancel = lambda: self._leave(waiting)
+
+    def _give_up(self, waiting: Waiting) -> None:
+        waited_ms = min(self._limits.wait_ms_max, self.function.code.timeout_ms)
+        if self._leave(waiting):
+            if len(self.instances) >= self.instances_max:
+                waiting.call.end(
+                    FunctionBusy(
+                        f"all {self.instances_max} instances that the function may have were busy "
+                        f"for {waited_ms} ms",
+                        retry_after_s=1,
+                    )
+                )
+            else:
+                waiting.call.end(
+                    NoCapacity(f"no instance became free within {waited_ms} ms", retry_after_s=1)
+                )
+
+    def _leave(self, waiting: Waiting) -> bool:
+        if waiting.timer is None:
+            return False
+        waiting.timer.cancel()
+        waiting.timer = None
+        self._queued -= 1
+        return True
+
+    def take_waiting(self) -> Call | None:
+        """Return the call that waits longest, out of the queue; None if none does."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if self._leave(waiting):
+                return waiting.call
+        return None
+
+    def offer(self, instance: Instance) -> None:
+        """Give the instance what waits; what is left of it is free."""
+        while instance.slots > 0:
+            call = self.take_waiting()
+            if call is None:
+                if instance not in self.free:
+                    self.free.append(instance)
+                return
+            instance.run(call)
+
+    def observe(self, instance: Instance) -> None:
+        """Learn from a call that ended how long calls run."""
+        self.run_ms += (instance.last_run_ms - self.run_ms) * (0.1 if self.run_ms else 1.0)
+
+    def forget(self, instance: Instance) -> None:
+        """Take an instance out that is gone or going."""
+        self.instances.discard(instance)
+        if instance in self.free:
+            self.free.remove(instance)
+
+    def longest_run_ms(self, now: float) -> float:
+        """Return how long calls run: the moving mean, or the age of the oldest one if that is more."""
+        oldest = min(
+            (running.started for one in self.instances for running in one.running.values()), default=now
+        )
+        return max(self.run_ms, (now - oldest) * 1000)
+
+
+def generation_of(function: Function) -> tuple[object, ...]:
+    """Return what a change of makes running instances stale."""
+    return (function.code, function.memory_bytes, function.name, function.concurrency.per_instance)

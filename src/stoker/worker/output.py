@@ -1,0 +1,92 @@
+"""Output: the pipe that is an instance's standard output and standard error.
+
+Keeps what is printed up to a bound, counts and drains the rest. Does not know calls: who asks with
+`take` gets what was printed since the last time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import termios
+from contextlib import suppress
+
+_CHUNK_BYTES = 64 * 1024
+_WIDE_PIPE_BYTES = 1024 * 1024
+
+
+class Output:
+    """The read end, non-blocking; owned from the constructor to `close`."""
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, bytes_max: int) -> None:
+        self._fd = fd
+        self._loop = loop
+        self._bytes_max = bytes_max
+        self._kept = bytearray()
+        self._total = 0
+        self._sink = -1
+
+    def open(self) -> None:
+        """Begin to read."""
+        self._loop.add_reader(self._fd, self._readable)
+
+    def close(self) -> None:
+        """Stop reading and give the descriptors back. Harmless when repeated."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        if self._sink >= 0:
+            os.close(self._sink)
+            self._sink = -1
+
+    def take(self) -> tuple[bytes, int]:
+        """Return what was printed since the last time, cut at the bound, and how much it was in all.
+
+        Looks into the pipe once more first: what was printed before an answer was sent is in it by now.
+        What somebody goes on printing meanwhile is left, so the look ends.
+        """
+        seen = 0
+        while self._fd >= 0 and seen <= _WIDE_PIPE_BYTES and (count := self._read()) > 0:
+            seen += count
+        if not self._total:
+            return b"", 0
+        log, total = bytes(self._kept), self._total
+        self._kept.clear()
+        self._total = 0
+        return log, total
+
+    def _readable(self) -> None:
+        if self._read() == 0:
+            self._loop.remove_reader(self._fd)  # every writer is gone
+
+    def _read(self) -> int:
+        """Read one piece and return its size; 0 at the end, -1 if nothing is there yet."""
+        room = self._bytes_max - len(self._kept)
+        if room <= 0:
+            return self._drain()
+        try:
+            piece = os.read(self._fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return -1
+        self._kept += piece[:room]
+        self._total += len(piece)
+        return len(piece)
+
+    def _drain(self) -> int:
+        """Throw away what is there: the kernel moves it without a copy, a wide pipe at a time."""
+        if self._sink < 0:
+            self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            with suppress(OSError):  # over the user's share of pipe memory: narrow is only slower
+                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _WIDE_PIPE_BYTES)
+        there = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, b"\0\0\0\0"), "little")
+        if there == 0:  # nothing, or the end: a read tells which, a splice would wait
+            try:
+                self._total += (count := len(os.read(self._fd, _CHUNK_BYTES)))
+            except BlockingIOError:
+                return -1
+            return count
+        drained = os.splice(self._fd, self._sink, there)
+        self._total += drained
+        return drained

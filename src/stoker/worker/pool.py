@@ -1,0 +1,423 @@
+"""The pool: which instance serves the next call of a function.
+
+Owns every instance of this machine and how many there may be. Does not know HTTP or NATS, nor how an
+instance is isolated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from stoker.model.call import Call
+from stoker.model.errors import PlatformError, StokerError
+from stoker.model.function import Asset, Function
+from stoker.model.launch import Code, InstanceLimits, LaunchPlan
+from stoker.model.limits import MIB, Limits
+from stoker.model.outcome import Failure
+from stoker.runtimes import wire
+from stoker.sandbox.engine import Engine
+from stoker.worker.eviction import SCARCE_SHARE, Idle, Pressure, first_to_go, to_evict
+from stoker.worker.group import Group, generation_of
+from stoker.worker.instance import Instance
+from stoker.worker.placement import Load, instances_to_start
+from stoker.worker.spares import Spares
+
+Identity = tuple[str, str, str]
+GROW_AGAIN_S = 0.05
+"""While calls wait the decision to start instances is taken anew this often."""
+TIDY_S = 1.0
+
+
+class CodeFolders(Protocol):
+    """Where the code of a function lies unpacked."""
+
+    async def folder(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> Path: ...
+
+
+class Contents(Protocol):
+    """Where the content of assets comes from."""
+
+    async def get(self, account: str, digest: str) -> bytes: ...
+
+
+class Notes(Protocol):
+    """The operator's log."""
+
+    def warning(self, event: str, **fields: object) -> object: ...
+
+    def info(self, event: str, **fields: object) -> object: ...
+
+
+class Pool:
+    """Executes calls; an async context is not needed: `open` starts it and `close` ends it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        plans: Mapping[str, LaunchPlan],
+        folders: CodeFolders,
+        contents: Contents,
+        limits: Limits,
+        *,
+        spares: Mapping[str, int],
+        cpu_millis: Callable[[int], int],
+        pressure: Callable[[], Pressure],
+        cores: int,
+        notes: Notes,
+    ) -> None:
+        self._engine = engine
+        self._plans = plans
+        self._folders = folders
+        self._contents = contents
+        self._limits = limits
+        self._spare_counts = spares
+        self._cpu_millis = cpu_millis
+        self._pressure = pressure
+        self._cores = cores
+        self._notes = notes
+        self._groups: dict[Identity, Group] = {}
+        self._retired: set[Group] = set()
+        self._group_of: dict[Instance, Group] = {}
+        self._booting: dict[Instance, asyncio.Future[Instance]] = {}
+        self._all: set[Instance] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticking: asyncio.TimerHandle | None = None
+        self._tidying: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Boot the spares; returns once one of each runtime has said hello. Raises PlatformError."""
+        self._loop = asyncio.get_running_loop()
+        self._spares = {
+            runtime: Spares(
+                runtime,
+                self._boot_of(plan),
+                count=self._spare_counts.get(runtime, 0),
+                loop=self._loop,
+                on_failure=self._boot_failed,
+            )
+            for runtime, plan in self._plans.items()
+        }
+        first = await asyncio.gather(*(spares.take() for spares in self._spares.values()))
+        for instance, spares in zip(first, self._spares.values(), strict=True):
+            spares.give_back(instance)
+        self._tidying = self._loop.call_later(TIDY_S, self._tidy)
+
+    async def close(self) -> None:
+        """End every instance. Calls still in flight end as lost."""
+        self._closed = True
+        for timer in (self._ticking, self._tidying):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(spares.close() for spares in self._spares.values()))
+        instances = list(self._all)
+        for instance in instances:
+            instance.kill()
+        await asyncio.gather(*(instance.gone() for instance in instances))
+
+    @property
+    def problem(self) -> str | None:
+        """Why no function can be run just now, or None."""
+        failing = [runtime for runtime, spares in self._spares.items() if spares.failing]
+        return f"instances of {', '.join(failing)} fail to boot" if failing else None
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """How many instances there are."""
+        return {
+            "serving": len(self._group_of),
+            **{f"spare_{name}": spares.ready for name, spares in self._spares.items()},
+        }
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Run a call, now or as soon as an instance is free; its end is told to the call.
+
+        Raises FunctionBusy where too many calls of the function wait already.
+        """
+        function = call.function
+        identity = (function.account, function.collection_topic, function.service)
+        group = self._groups.get(identity)
+        if group is None or group.function is not function:
+            group = self._group_for(identity, function)
+        group.submit(call)
+
+    def _group_for(self, identity: Identity, function: Function) -> Group:
+        group = self._groups.get(identity)
+        if group is not None:
+            if group.generation == generation_of(function):
+                group.function = function  # another description or limit: what runs is the same
+                return group
+            self._retire(group)
+        group = Group(function, self._limits, self._loop, grow=self._grow)
+        self._groups[identity] = group
+        return group
+
+    def function_changed(self, before: Function, after: Function | None) -> None:
+        """Take note of a stored change: instances of what is gone end, `min_instances` are started."""
+        identity = (before.account, before.collection_topic, before.service)
+        if after is None:
+            group = self._groups.pop(identity, None)
+            if group is not None:
+                self._retire(group)
+        elif after.concurrency.min_instances or identity in self._groups:
+            self._keep_minimum(self._group_for(identity, after))
+
+    def _retire(self, group: Group) -> None:
+        group.retired = True
+        self._retired.add(group)
+        for instance in list(group.free):
+            if not instance.running:
+                self._end(instance)
+        self._drop_if_done(group)
+
+    def _drop_if_done(self, group: Group) -> None:
+        if group.retired and not group.size and not group.waiting:
+            self._retired.discard(group)
+
+    # -- more instances --------------------------------------------------------------------------
+
+    def _grow(self, group: Group) -> None:
+        spares = self._spares[group.function.code.runtime]
+        load = Load(
+            waiting=group.waiting,
+            serving=len(group.instances),
+            starting=group.starting,
+            per_instance=group.function.concurrency.per_instance,
+            run_ms=group.longest_run_ms(self._loop.time()),
+            spares=spares.ready,
+            boot_ms=spares.boot_ms,
+            cores=self._cores,
+        )
+        for _ in range(instances_to_start(load, group.instances_max - group.size)):
+            if not self._make_room(group):
+                break
+            self._start(group)
+        if group.waiting and self._ticking is None:
+            self._ticking = self._loop.call_later(GROW_AGAIN_S, self._grow_again)
+
+    def _grow_again(self) -> None:
+        self._ticking = None
+        for group in [*self._groups.values(), *self._retired]:
+            if group.waiting:
+                self._grow(group)
+
+    def _make_room(self, group: Group) -> bool:
+        """Tell whether one more instance fits; ends an idle one of another function if need be."""
+        serving = len(self._group_of) + sum(one.starting for one in self._groups.values())
+        scarce = self._pressure().share_free < SCARCE_SHARE
+        if serving < self._limits.instances_max and not scarce:
+            return True
+        key = first_to_go([idle for idle in self._idle() if idle.key not in _ids(group.free)])
+        if key is None:
+            return False
+        self._end(next(one for one in self._group_of if one.sandbox.id == key))
+        return not scarce or not group.size
+
+    def _start(self, group: Group) -> None:
+        group.starting += 1
+        task = self._loop.create_task(self._specialise(group), name=f"start {group.function.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _specialise(self, group: Group) -> None:
+        function = group.function
+        began = self._loop.time()
+        instance: Instance | None = None
+        try:
+            fetching = asyncio.ensure_future(self._code_of(function))
+            try:
+                instance = await self._spares[function.code.runtime].take()
+                folder = await fetching
+            finally:
+                fetching.cancel()
+            await instance.sandbox.assign(
+                Code(folder, writable=not function.code.read_only_fs),
+                InstanceLimits(
+                    function.memory_bytes,
+                    self._cpu_millis(function.memory_bytes),
+                    self._limits.processes_max,
+                ),
+            )
+        except BaseException as error:
+            group.starting -= 1
+            if instance is not None:
+                instance.kill()
+            if not isinstance(error, Exception):
+                raise
+            self._start_failed(group, error)
+            return
+        group.starting -= 1
+        if instance.dead:
+            self._start_failed(group, PlatformError("the instance died before it got its code"))
+            return
+        group.instances.add(instance)
+        self._group_of[instance] = group
+        instance.load(
+            function, _load_frame(instance, function, self._limits), (self._loop.time() - began) * 1000
+        )
+        group.offer(instance)
+        if group.retired and not instance.running:
+            self._end(instance)
+
+    async def _code_of(self, function: Function) -> Path:
+        async def fetch(digest: str) -> bytes:
+            return await self._contents.get(function.account, digest)
+
+        return await self._folders.folder(function.code.assets, fetch)
+
+    def _start_failed(self, group: Group, error: Exception) -> None:
+        self._notes.warning("instance_failed", function=group.function.subject, error=repr(error))
+        told = error if isinstance(error, StokerError) else PlatformError("an instance could not be started")
+        call = group.take_waiting()
+        if call is not None:
+            call.end(told)
+        self._drop_if_done(group)
+
+    # -- booting ---------------------------------------------------------------------------------
+
+    def _boot_of(self, plan: LaunchPlan) -> Callable[[bool], Awaitable[Instance]]:
+        async def boot(urgent: bool) -> Instance:
+            sandbox = await self._engine.boot(plan, urgent=urgent)
+            instance = Instance(
+                sandbox,
+                self._limits,
+                self._loop,
+                on_hello=self._hello,
+                on_free=self._freed,
+                on_ended=self._ended,
+            )
+            hello: asyncio.Future[Instance] = self._loop.create_future()
+            self._booting[instance] = hello
+            self._all.add(instance)
+            try:
+                await instance.connect()
+                return await hello
+            except BaseException:
+                instance.kill()
+                raise
+            finally:
+                self._booting.pop(instance, None)
+
+        return boot
+
+    def _hello(self, instance: Instance) -> None:
+        hello = self._booting.get(instance)
+        if hello is not None and not hello.done():
+            hello.set_result(instance)
+
+    def _boot_failed(self, runtime: str, error: BaseException) -> None:
+        self._notes.warning("boot_failed", runtime=runtime, error=repr(error))
+
+    # -- what instances tell ---------------------------------------------------------------------
+
+    def _freed(self, instance: Instance) -> None:
+        group = self._group_of.get(instance)
+        if group is None:
+            return
+        group.observe(instance)
+        group.offer(instance)
+        if not instance.running and (instance.load_failed or group.retired):
+            self._end(instance)
+
+    def _ended(self, instance: Instance) -> None:
+        self._all.discard(instance)
+        hello = self._booting.get(instance)
+        if hello is not None and not hello.done():
+            printed = instance.printed_at_boot
+            hello.set_exception(PlatformError(f"the instance died while it booted: {printed}"))
+        group = self._group_of.pop(instance, None)
+        if group is None:
+            for spares in self._spares.values():
+                spares.lost(instance)
+            return
+        group.forget(instance)
+        if group.waiting and not self._closed:
+            self._grow(group)
+        elif not group.retired and not self._closed:
+            self._keep_minimum(group)
+        self._drop_if_done(group)
+
+    def _end(self, instance: Instance) -> None:
+        group = self._group_of.get(instance)
+        if group is not None:
+            group.forget(instance)
+        instance.kill(Failure("platform.lost", "the instance was ended"))
+
+    # -- idle ones -------------------------------------------------------------------------------
+
+    def _idle(self) -> list[Idle]:
+        now = self._loop.time()
+        found = []
+        for group in self._groups.values():
+            kept = group.function.concurrency.min_instances
+            for position, instance in enumerate(reversed(group.free)):
+                if not instance.running:
+                    found.append(
+                        Idle(
+                            instance.sandbox.id,
+                            (now - instance.idle_since) * 1000,
+                            instance.calls_served,
+                            kept=position < kept,
+                        )
+                    )
+        return found
+
+    def _tidy(self) -> None:
+        """End what idled too long, once a second."""
+        self._tidying = self._loop.call_later(TIDY_S, self._tidy)
+        keys = set(to_evict(self._idle(), self._pressure(), self._limits.idle_ms_max))
+        if keys:
+            for instance in [one for one in self._group_of if one.sandbox.id in keys]:
+                self._end(instance)
+        for identity, group in list(self._groups.items()):
+            if not group.size and not group.waiting and not group.function.concurrency.min_instances:
+                del self._groups[identity]
+
+    def _keep_minimum(self, group: Group) -> None:
+        missing = group.function.concurrency.min_instances - group.size
+        for _ in range(missing):
+            if not self._make_room(group):
+                return
+            self._start(group)
+
+
+def _ids(instances: list[Instance]) -> set[str]:
+    return {one.sandbox.id for one in instances}
+
+
+def _load_frame(instance: Instance, function: Function, limits: Limits) -> bytes:
+    code = function.code
+    env = dict(item.partition("=")[::2] for item in code.env_vars or ())
+    return wire.encode_load(
+        {
+            "handler": code.handler,
+            "root": instance.sandbox.code_root,
+            "env": env,
+            "function_name": function.name,
+            "function_version": str(code.version),
+            "memory_mb": function.memory_bytes // MIB,
+            "per_instance": function.concurrency.per_instance,
+            "result_bytes_max": limits.result_bytes_max,
+        }
+    )
+
+
+def machine_pressure() -> Pressure:
+    """Return how much memory this machine has left, as its kernel estimates it."""
+    figures = {}
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if name in ("MemTotal", "MemAvailable"):
+                figures[name] = int(rest.split()[0]) * 1024
+    return Pressure(figures["MemAvailable"], figures["MemTotal"])
