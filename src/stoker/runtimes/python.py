@@ -165,15 +165,18 @@ def _neutral_build_variables() -> str:
         kept.pop(name, None)
     kept |= {"prefix": "/usr", "exec_prefix": "/usr", "BINDIR": "/usr/bin", "LIBDIR": "/usr/lib"}
     kept |= {"LIBDEST": f"/{_LIBRARY}", "DESTSHARED": f"/{_LIBRARY}/lib-dynload"}
+    kept["TZPATH"] = str(rootfs.ZONES)
     return f"build_time_vars = {pprint.pformat(kept)}\n"
 
 
 def _hide(path: Path, prefix: str) -> None:
-    # The same length and the same meaning: /usr followed by slashes.
-    neutral = b"/usr".ljust(len(prefix), b"/")
+    # Slashes, and the same length. Linkers let one string be the end of another: "3.11.7" may be stored as the
+    # end of the prefix, so its last part stays. Neither is needed: getpath and the loader find /usr/lib.
+    parent = os.path.dirname(prefix).encode()
     content = path.read_bytes()
-    if len(prefix) >= 4 and prefix.encode() in content:
-        path.write_bytes(content.replace(prefix.encode(), neutral))
+    if len(parent) > 1 and prefix.encode() in content:
+        name = os.path.basename(prefix).encode()
+        path.write_bytes(content.replace(prefix.encode(), b"/" * (len(parent) + 1) + name))
 
 
 def _certificates(files: RootFs) -> None:

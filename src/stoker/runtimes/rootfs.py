@@ -87,7 +87,7 @@ class RootFs:
         self.libraries(needed)
 
     def libraries(self, needed: Iterable[Path], *, moved: tuple[str, str] = ("", "")) -> None:
-        """Copy libraries to where the loader looks for them; those under the first of `moved` to the second."""
+        """Copy libraries to where the loader finds them; those under the first of `moved` to the second."""
         before, after = moved
         for library in needed:
             inside = str(library)
