@@ -1,0 +1,116 @@
+"""Control groups of version 2: one directory in the one hierarchy.
+
+Written from the kernel's documentation (Documentation/admin-guide/cgroup-v2.rst) and tested against a
+folder that imitates it; not yet seen on a real machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+from stoker.sandbox.cgroups import (
+    NEEDED,
+    SHARES_PER_CORE,
+    CgroupsUnusable,
+    Figures,
+    counter,
+    read,
+    removed,
+    write,
+)
+
+
+class CgroupsV2:
+    """`Cgroups` on version 2. `name` is the parent's, without a slash."""
+
+    swap_limit = False
+    """memory.swap.max stands apart; `limit` sets it to 0."""
+
+    def __init__(self, point: str, name: str) -> None:
+        self._point = point
+        self._name = name
+
+    def prepare(self, cores: int) -> None:
+        """Make the parent and hand the controllers down to its children."""
+        offered = read(f"{self._point}/cgroup.controllers").split()
+        missing = [name for name in NEEDED if name not in offered]
+        if missing:
+            raise CgroupsUnusable(f"the cgroup controllers {', '.join(missing)} are not available")
+        wanted = " ".join(f"+{name}" for name in NEEDED)
+        parent = f"{self._point}/{self._name}"
+        try:
+            if not set(NEEDED) <= set(read(f"{self._point}/cgroup.subtree_control").split()):
+                # EBUSY if processes lie in this very group and it is not the machine's root.
+                write(f"{self._point}/cgroup.subtree_control", wanted)
+            os.makedirs(parent, exist_ok=True)
+            write(f"{parent}/cgroup.subtree_control", wanted)
+            write(f"{parent}/cpu.weight", weight_of(cores * SHARES_PER_CORE))
+        except OSError as error:
+            raise CgroupsUnusable(f"cannot make a cgroup: {error.strerror}") from error
+
+    def path(self, sandbox: str) -> str:
+        """Return the path below the mount."""
+        return f"/{self._name}/{sandbox}"
+
+    def weigh(self, sandbox: str, shares: int) -> None:
+        """Write cpu.weight."""
+        write(f"{self._of(sandbox)}/cpu.weight", weight_of(shares))
+
+    def limit(self, sandbox: str, *, memory_bytes: int, shares: int, processes: int) -> None:
+        """Write memory, swap, CPU and pids; an OOM kill takes the whole group from now on."""
+        group = self._of(sandbox)
+        write(f"{group}/memory.oom.group", 1)
+        if os.path.exists(f"{group}/memory.swap.max"):
+            write(f"{group}/memory.swap.max", 0)
+        write(f"{group}/memory.max", memory_bytes)
+        self.weigh(sandbox, shares)
+        write(f"{group}/pids.max", int(read(f"{group}/pids.current")) + processes)
+
+    def watch(self, sandbox: str) -> int | None:
+        """None: memory.oom.group makes the kernel kill the whole group."""
+        return None
+
+    def figures(self, sandbox: str) -> Figures:
+        """Read the peak (Linux 5.19 and newer), the kills and the refused forks."""
+        group = self._of(sandbox)
+        peak = f"{group}/memory.peak"
+        try:
+            events = read(f"{group}/memory.events")
+            return Figures(
+                memory_peak_bytes=int(read(peak if os.path.exists(peak) else f"{group}/memory.current")),
+                processes_limit_hit=counter(read(f"{group}/pids.events"), "max") > 0,
+                out_of_memory=counter(events, "oom_kill") > 0,
+            )
+        except FileNotFoundError:
+            return Figures(0, False, False)
+
+    def members(self, sandbox: str) -> list[int]:
+        """Read cgroup.procs."""
+        try:
+            return [int(pid) for pid in read(f"{self._of(sandbox)}/cgroup.procs").split()]
+        except FileNotFoundError:
+            return []
+
+    def remove(self, sandbox: str) -> bool:
+        """Remove the directory."""
+        return removed(self._of(sandbox))
+
+    def children(self) -> list[str]:
+        """List the directories below the parent."""
+        parent = f"{self._point}/{self._name}"
+        if not os.path.isdir(parent):
+            return []
+        return sorted(entry.name for entry in os.scandir(parent) if entry.is_dir())
+
+    def close(self) -> bool:
+        """Remove the parent."""
+        return removed(f"{self._point}/{self._name}")
+
+    def _of(self, sandbox: str) -> str:
+        return f"{self._point}/{self._name}/{sandbox}"
+
+
+def weight_of(shares: int) -> int:
+    """Return the cpu.weight (1 to 10000) of cpu.shares (2 to 262144), by the OCI runtimes' formula."""
+    shares = min(max(shares, 2), 262_144)
+    return 1 + (shares - 2) * 9999 // 262_142

@@ -1,0 +1,101 @@
+"""What the worker asks of a sandbox, and of whatever makes sandboxes.
+
+Owns the two protocols and the error of a machine that has no isolation to offer. Does not know languages,
+functions or frames. `supervised` and `process` carry it out.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from stoker.model.errors import PlatformError, StokerError
+from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
+from stoker.model.limits import Limits
+
+Notice = Callable[[str, Mapping[str, object]], None]
+"""Takes an event's name and its fields for the operator's log."""
+
+
+class IsolationUnavailable(StokerError):
+    """No engine works here. `message` says what is wrong, `hint` the one command to type."""
+
+    code = "isolation.unavailable"
+
+
+class SandboxGone(PlatformError):
+    """It ended before it could do what was asked; `ended()` tells how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is fixed for the life of an engine."""
+
+    data: Path
+    """The data directory; a hash of its real path is in the name of every cgroup."""
+    code_root: Path
+    """Every `Code.path` is a folder directly in it, named by 64 hexadecimal digits."""
+    plans: tuple[LaunchPlan, ...]
+    """All that can ever be booted; one a runtime."""
+    limits: Limits
+
+
+class Sandbox(Protocol):
+    """One booted program and everything that it may start.
+
+    The caller closes `wire` and `output` when it has done with them, also of a sandbox that has ended.
+    """
+
+    id: str
+    """12 hexadecimal digits, unique on this machine."""
+    pid: int | None
+    """The host's, of its first process; None if that was gone already."""
+    wire: socket.socket
+    """The host's end of a stream socket pair, non-blocking; its peer is descriptor 0 of the program."""
+    output: int
+    """Non-blocking read end of the one pipe that is descriptors 1 and 2 of the program."""
+    code_root: str
+    """Where the program finds its code, once assigned: `/code`, or a path of the host without isolation."""
+
+    async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
+        """Give it to a function, once: its code appears at `code_root` and the limits are in force.
+
+        The program has to chdir there again, as the code hides the empty folder it was started in. Raises
+        PlatformError, SandboxGone if it has ended; either way it is of no more use and is being killed.
+        """
+
+    def kill(self) -> None:
+        """End it and all it has started. Returns at once, may be called at any time and again."""
+
+    async def ended(self) -> Exit:
+        """Return how it ended, once nothing of it runs any more. Many may wait."""
+
+    async def usage(self) -> Exit:
+        """Return the figures of a living one (`memory_peak_bytes`, `processes_limit_hit`), or, if it has
+        ended, what `ended` says."""
+
+
+class Engine(Protocol):
+    """Makes sandboxes; one a server."""
+
+    name: str
+    """`crun`, `runc`, `runsc` or `process`."""
+
+    async def boot(self, plan: LaunchPlan, *, urgent: bool) -> Sandbox:
+        """Start one of the site's plans; return once the program has been started (it says HELLO later).
+
+        What is not urgent boots at the lowest CPU weight. Raises PlatformError. If the caller is
+        cancelled, what has been started is killed.
+        """
+
+    async def hurry(self, sandbox: Sandbox) -> None:
+        """Give a spare that still boots the CPU weight of a core, as somebody waits for it now."""
+
+    async def close(self) -> None:
+        """Kill all sandboxes and return once no process, mount or cgroup of them is left. Idempotent."""
+
+    async def ended(self) -> None:
+        """Return when no sandbox lives or can be booted any more, be it closed or broken."""

@@ -1,0 +1,79 @@
+"""System calls that Python 3.11 does not offer: unshare, mount, umount2 and two of prctl.
+
+Owns their constants and turns a refusal into OSError. Knows nothing of sandboxes. Imported by the
+supervisor, so it needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MS_SHARED = 0x100000
+
+MNT_DETACH = 0x2
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces named by `flags` (CLONE_*) for new ones; OSError if it is refused."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """Mount `source` at `target`; a relative name counts from the working directory; OSError if refused."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        os.fsencode(kind) or None,
+        flags,
+        os.fsencode(data) or None,
+    )
+    _checked(result, f"mount {target}")
+
+
+def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """Take the topmost mount off `target`, also while it is in use; OSError if there is none."""
+    _checked(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Get `signal_number` when the thread that started this process ends. The caller checks for the
+    race itself: a parent that is gone already sends nothing."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "prctl PDEATHSIG")
+
+
+def hide_memory() -> None:
+    """Make this process's memory and /proc files unreadable to others of its uid; no core dumps."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl DUMPABLE")
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
