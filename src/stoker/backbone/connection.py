@@ -1,0 +1,308 @@
+"""The connection to NATS: requests that are answered, or end in an error within seconds.
+
+Owns the client, its reconnecting for ever and the repetition of a request whose answer was lost. Does not
+know JetStream, nor what the messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from stoker.backbone.embedded import EmbeddedServer
+from stoker.model.errors import TooLarge, Unavailable
+
+_log = structlog.get_logger("stoker.backbone.connection")
+
+AWAY_MS_MAX = 3_000
+"""How long a request waits for a backbone that is away; the embedded server is back after 70-170 ms
+(findings), a cluster elects a new leader in 4-8 s, which callers learn by Retry-After."""
+ATTEMPT_MS_MAX = 1_000
+"""One attempt: a cluster that changes its leader forgets what was in flight, on a connection that stays."""
+RECONNECT_WAIT_MS = 20
+CONNECT_MS_MAX = 2_000
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+"""Above all that is ever in flight: at the limit the client awaits a flush that swallows cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is sent."""
+
+    subject: str
+    data: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Connection:
+    """A client that reconnects for ever. Open it once, close it once.
+
+    `servers` are NATS URLS. `server` is the embedded one if it is ours: then it tells why it is away.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        credentials: tuple[str, str] | None = None,
+        server: EmbeddedServer | None = None,
+        away_ms_max: int = AWAY_MS_MAX,
+        attempt_ms_max: int = ATTEMPT_MS_MAX,
+    ) -> None:
+        self._servers = list(servers)
+        self._credentials = credentials
+        self.server = server
+        self._away_ms_max = away_ms_max
+        self._attempt_ms_max = attempt_ms_max
+        self._client = Client()
+        self._inbox = ""
+        self._waiting: dict[str, asyncio.Future[Msg | None]] = {}
+        self._tokens = count(1)
+        self._connected = asyncio.Event()
+        self._away_since: float | None = None
+        self._redial: asyncio.Task[None] | None = None
+        self._closing = False
+        self._on_reconnect: list[Callable[[], None]] = []
+
+    @classmethod
+    def to_embedded(cls, server: EmbeddedServer, *, away_ms_max: int = AWAY_MS_MAX) -> Connection:
+        """Return a connection to our own, started server."""
+        return cls([server.url], credentials=server.credentials, server=server, away_ms_max=away_ms_max)
+
+    async def __aenter__(self) -> Connection:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether a server is at the other end just now."""
+        return self._client.is_connected
+
+    @property
+    def unhealthy_reason(self) -> str | None:
+        """Why nothing is at the other end just now, for people; None if something is."""
+        if self._client.is_connected:
+            return None
+        return f"the backbone is away: {self.server.reason if self.server else 'no NATS server answers'}"
+
+    @property
+    def cluster_size(self) -> int:
+        """How many servers are known, the one connected to among them; at least 1."""
+        return max(1, len({server.netloc.rpartition("@")[2] for server in self._client.servers}))
+
+    async def open(self, *, wait_ms: int = 10_000) -> None:
+        """Return once connected. Raises Unavailable after `wait_ms`."""
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                await self._dial()
+        except TimeoutError:
+            await self.close()
+            raise Unavailable(
+                f"no NATS server answers at {', '.join(_without_password(url) for url in self._servers)}"
+            ) from None
+
+    async def close(self) -> None:
+        """End the connection; requests that wait are told Unavailable. Harmless when repeated."""
+        self._closing = True
+        redial, self._redial = self._redial, None
+        if redial is not None:
+            redial.cancel()
+            with suppress(asyncio.CancelledError):
+                await redial
+        if not self._client.is_closed:
+            await self._client.close()
+        self._lose_waiting()
+        self._connected.set()  # who waits looks again, and finds it closing
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called after every reconnect, on the event loop."""
+        self._on_reconnect.append(callback)
+
+    def deadline(self) -> float:
+        """Return the loop's time at which a request made now is given up."""
+        return asyncio.get_running_loop().time() + self._away_ms_max / 1000
+
+    async def request(self, message: Message) -> Msg:
+        """Return the answer. The message may arrive more than once: give it an id, or make that harmless.
+
+        Waits at most `away_ms_max`; raises Unavailable, or TooLarge if the server takes no such message.
+        """
+        deadline = self.deadline()
+        while True:
+            answer = await self.attempt([message], deadline=deadline)
+            if answer is not None:
+                return answer
+
+    async def attempt(self, messages: Sequence[Message], *, deadline: float) -> Msg | None:
+        """Send all in this order, without a pause, and return the answer to the last.
+
+        None if it was lost: try again. The answer to the first is returned in its place if it is not empty:
+        that is how an atomic batch is refused early. Raises Unavailable once `deadline` has passed.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            raise self.unavailable()
+        await self._until_connected(deadline)
+        tokens = [str(next(self._tokens)) for _ in {0, len(messages) - 1}]
+        answers: list[asyncio.Future[Msg | None]] = [loop.create_future() for _ in tokens]
+        self._waiting.update(zip(tokens, answers, strict=True))
+        timer = loop.call_later(
+            min(self._attempt_ms_max / 1000, max(0.0, deadline - loop.time())), _lose, answers
+        )
+        replies = {0: self._inbox + tokens[0], len(messages) - 1: self._inbox + tokens[-1]}
+        try:
+            for index, message in enumerate(messages):
+                await self._client.publish(
+                    message.subject,
+                    message.data,
+                    reply=replies.get(index, ""),
+                    headers=dict(message.headers) or None,
+                )
+            for answer in answers:
+                received = await answer
+                if received is None or _no_responders(received):
+                    received = None
+                    break
+                if received.data:
+                    break
+        except nats.errors.MaxPayloadError:
+            largest = max(len(message.data) for message in messages)
+            raise TooLarge(f"a message of {largest} bytes is past the limit of NATS") from None
+        except (nats.errors.Error, OSError) as error:
+            _log.debug("nats_send_failed", error=repr(error))
+            received = None
+        finally:
+            timer.cancel()
+            for token in tokens:
+                self._waiting.pop(token, None)
+        if received is None and self._client.is_connected:
+            await asyncio.sleep(RECONNECT_WAIT_MS / 1000)  # nobody serves the subject yet
+        return received
+
+    def unavailable(self) -> Unavailable:
+        """Return the error for a caller that has waited long enough."""
+        return Unavailable("the store does not answer just now", retry_after_s=1)
+
+    async def subscribe(self, subject: str, on_message: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Have every message of `subject` given to `on_message`; for inboxes that live shortly."""
+        return await self._client.subscribe(
+            subject,
+            cb=on_message,
+            pending_msgs_limit=0,  # none: a message dropped here would be a gap
+            pending_bytes_limit=0,
+        )
+
+    async def tell(self, subject: str) -> None:
+        """Send an empty message that nobody answers, as flow control wants it."""
+        await self._client.publish(subject)
+
+    def new_inbox(self) -> str:
+        """Return a subject that nobody else uses."""
+        return self._client.new_inbox()
+
+    async def _dial(self) -> None:
+        self._client = Client()
+        user, password = self._credentials or (None, None)
+        await self._client.connect(
+            self._servers,
+            name="stoker",
+            user=user,
+            password=password,
+            connect_timeout=CONNECT_MS_MAX / 1000,  # type: ignore[arg-type]
+            reconnect_time_wait=RECONNECT_WAIT_MS / 1000,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=1,  # a stopped server, or a reader of ours that died, is noticed after 3 s
+            max_outstanding_pings=2,
+            pending_size=PENDING_BYTES_MAX,
+            flush_timeout=1,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+        )
+        self._inbox = self._client.new_inbox() + "."
+        await self._client.subscribe(
+            self._inbox + "*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._away_since = None
+        self._connected.set()
+
+    async def _until_connected(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._client.is_connected or self._closing:
+            if self._closing:
+                raise self.unavailable()
+            if self._away_since is None:
+                self._away_since = loop.time()
+            self._connected.clear()
+            try:
+                # Away for long already: told at once, so that callers do not pile up behind it.
+                async with asyncio.timeout_at(min(deadline, self._away_since + self._away_ms_max / 1000)):
+                    await self._connected.wait()
+            except TimeoutError:
+                raise self.unavailable() from None
+
+    def _lose_waiting(self) -> None:
+        _lose(list(self._waiting.values()))
+
+    async def _on_answer(self, message: Msg) -> None:
+        answer = self._waiting.get(message.subject[len(self._inbox) :])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _on_disconnected(self) -> None:
+        # The client lets requests in flight wait out their time; ours are tried again at once.
+        self._connected.clear()
+        if self._away_since is None:
+            self._away_since = asyncio.get_running_loop().time()
+        self._lose_waiting()
+
+    async def _on_reconnected(self) -> None:
+        self._away_since = None
+        self._connected.set()
+        for callback in self._on_reconnect:
+            callback()
+
+    async def _on_closed(self) -> None:
+        # The client closes for good on errors such as an authentication that timed out under load.
+        if self._closing:
+            return
+        await self._on_disconnected()
+        if self._redial is None or self._redial.done():
+            self._redial = asyncio.create_task(self._dial_again(), name="nats-redial")
+
+    async def _dial_again(self) -> None:
+        await asyncio.sleep(RECONNECT_WAIT_MS / 1000)
+        await self._dial()
+        await self._on_reconnected()
+
+    async def _on_error(self, error: Exception) -> None:
+        if not self._closing:
+            _log.debug("nats_client", error=f"{type(error).__name__}: {error}")
+
+
+def _lose(answers: Sequence[asyncio.Future[Msg | None]]) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_result(None)
+
+
+def _no_responders(message: Msg) -> bool:
+    return not message.data and (message.headers or {}).get("Status") == "503"
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]

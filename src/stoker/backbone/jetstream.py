@@ -1,0 +1,286 @@
+"""JetStream's requests and refusals: what is stored is acknowledged, what is not is an error of the model.
+
+Owns the server's error numbers and the streams' settings. Does not know what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from nats.aio.msg import Msg
+
+from stoker.backbone.connection import RECONNECT_WAIT_MS, Connection, Message
+from stoker.model.errors import PlatformError, StorageFull, Unavailable
+
+DISK_RESERVE_BYTES = 64 * 1024 * 1024
+"""Free space below which nothing new is accepted. At ENOSPC nats-server 2.15.1 answers no write to the
+stream any more, also after space was made, until it is restarted; the reserve keeps us away from there."""
+DISK_RESERVE_FILES = 64
+BATCH_COUNT_MAX = 1_000
+"""The server's own limit for one atomic batch."""
+REPLICAS_MAX = 3
+
+
+class Code(IntEnum):
+    """The server's error numbers that we decide by."""
+
+    TEMPORARILY_UNAVAILABLE = 10008
+    NOT_ENABLED_FOR_ACCOUNT = 10039
+    NO_LEADER = 10009
+    NOT_ENABLED = 10076
+    INSUFFICIENT_RESOURCES = 10023
+    MEMORY_EXCEEDED = 10028
+    STORAGE_EXCEEDED = 10047
+    WRONG_LAST_SEQUENCE = 10071
+    NO_MESSAGE = 10037
+    STREAM_NOT_FOUND = 10059
+    STORE_FAILED = 10077
+    BATCH_INCOMPLETE = 10176
+    BATCH_HAS_DUPLICATE = 10201
+
+
+_LATER = {
+    Code.TEMPORARILY_UNAVAILABLE,
+    Code.NO_LEADER,
+    Code.NOT_ENABLED,
+    Code.NOT_ENABLED_FOR_ACCOUNT,
+    Code.BATCH_INCOMPLETE,
+}
+"""A server that starts, or has no leader, or has forgotten the first part of a batch: try again."""
+_FULL = {Code.INSUFFICIENT_RESOURCES, Code.MEMORY_EXCEEDED, Code.STORAGE_EXCEEDED}
+
+
+class Refused(PlatformError):
+    """The server's own error; for this room only, which knows what each number means."""
+
+    def __init__(self, err_code: int, description: str) -> None:
+        super().__init__(f"nats-server refuses: {description} ({err_code})")
+        self.err_code = err_code
+        self.description = description
+
+    @property
+    def subject_taken(self) -> bool:
+        """A write-once subject has its message already."""
+        return self.err_code == Code.STORE_FAILED and "per subject" in self.description
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The stream has stored a message, or all messages of a batch."""
+
+    sequence: int
+    """Of the last one."""
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One message as the stream has it."""
+
+    subject: str
+    sequence: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a stream is made of; it drops nothing by itself."""
+
+    name: str
+    subjects: tuple[str, ...]
+    replicas: int = 1
+    write_once: bool = False
+    """A subject takes one message, a second one is refused."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the server's configuration of the stream."""
+        settings: dict[str, Any] = {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",  # a limit that is reached refuses; it never drops what was acknowledged
+            "num_replicas": self.replicas,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_age": 0,
+            "max_msg_size": -1,
+            "max_msgs_per_subject": -1,
+            "allow_direct": True,
+            "allow_msg_ttl": True,
+            "allow_rollup_hdrs": True,
+            "allow_atomic": True,
+            "metadata": dict(self.metadata),
+        }
+        if self.write_once:
+            settings |= {"max_msgs_per_subject": 1, "discard_new_per_subject": True}
+        return settings
+
+
+class JetStream:
+    """Publishing with an acknowledgement, reading by sequence or subject, and JetStream's own API."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._full = False
+
+    @property
+    def healthy(self) -> bool:
+        """Tell whether something can be stored just now."""
+        return self.unhealthy_reason is None
+
+    @property
+    def unhealthy_reason(self) -> str | None:
+        """Why nothing can be stored just now, for `/readyz`; None if it can."""
+        if self.connection.connected and self.connection.server:
+            self._full = self._no_room()
+        return self.connection.unhealthy_reason or ("the disk is full" if self._full else None)
+
+    async def publish(self, message: Message) -> Ack:
+        """Return once the stream has stored it. Give it a message id: it may be sent more than once.
+
+        Raises Unavailable, StorageFull, TooLarge, and Refused with the server's own number.
+        """
+        return await self._store(lambda: [message])
+
+    async def publish_batch(self, messages: Sequence[Message]) -> Ack:
+        """Return once the stream has stored all of them, one after the other; else it has none.
+
+        At most BATCH_COUNT_MAX; each needs a message id. Raises as `publish` does.
+        """
+        if not 2 <= len(messages) <= BATCH_COUNT_MAX:
+            raise ValueError(f"a batch has 2 to {BATCH_COUNT_MAX} messages, not {len(messages)}")
+
+        def batch() -> list[Message]:
+            # An id for each attempt: the leftovers of an earlier one must not be completed by this one.
+            batch_id = uuid4().hex
+            count = len(messages)
+            return [
+                Message(
+                    message.subject,
+                    message.data,
+                    {
+                        **message.headers,
+                        "Nats-Batch-Id": batch_id,
+                        "Nats-Batch-Sequence": str(number),
+                        **({"Nats-Batch-Commit": "1"} if number == count else {}),
+                    },
+                )
+                for number, message in enumerate(messages, 1)
+            ]
+
+        return await self._store(batch)
+
+    async def api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Call JetStream's own API, for instance `STREAM.INFO.NAME`. Raises Unavailable, Refused."""
+        request = Message(f"$JS.API.{verb}", orjson.dumps(body) if body else b"")
+        return await self._call(lambda: [request])
+
+    async def ensure_stream(self, spec: StreamSpec, *, create: bool) -> dict[str, Any] | None:
+        """Return the stream's info, having made it if there is none and `create` allows; else None."""
+        try:
+            return await self.api(f"STREAM.INFO.{spec.name}")
+        except Refused as refusal:
+            if refusal.err_code != Code.STREAM_NOT_FOUND:
+                raise
+        return await self.api(f"STREAM.CREATE.{spec.name}", spec.settings()) if create else None
+
+    async def last_of(self, stream: str, subject: str) -> Stored | None:
+        """Return the last message of a subject, None if there is none. One round trip where it exists.
+
+        A replica that lags may not have it yet, so absence is what the leader says.
+        """
+        answer = await self.connection.request(Message(f"$JS.API.DIRECT.GET.{stream}.{subject}"))
+        if (answer.headers or {}).get("Status") is None:
+            return _stored(answer)
+        return await self.get(stream, {"last_by_subj": subject})
+
+    async def get(self, stream: str, which: Mapping[str, Any]) -> Stored | None:
+        """Return the message that `which` names (`seq`, `last_by_subj`, `next_by_subj`), from the leader."""
+        try:
+            message = (await self.api(f"STREAM.MSG.GET.{stream}", which))["message"]
+        except Refused as refusal:
+            if refusal.err_code == Code.NO_MESSAGE:
+                return None
+            raise
+        return Stored(
+            subject=message["subject"],
+            sequence=message["seq"],
+            headers=_headers(message.get("hdrs", "")),
+            data=_decoded(message.get("data", "")),
+        )
+
+    def require_room(self) -> None:
+        """Raise StorageFull while our own server's disk is nearly full."""
+        if self.connection.server is not None:
+            self._full = self._no_room()
+            if self._full:
+                raise StorageFull("the disk is full: nothing new can be stored")
+
+    async def _store(self, make: Callable[[], list[Message]]) -> Ack:
+        self.require_room()
+        try:
+            answer = await self._call(make)
+        except Unavailable:
+            if self.connection.connected and self.connection.server is not None:
+                # It answers pings but no write: a disk error made it give up the stream.
+                self.connection.server.restart("a write was not answered")
+            raise
+        self._full = False
+        return Ack(sequence=answer["seq"], duplicate=answer.get("duplicate", False))
+
+    async def _call(self, make: Callable[[], list[Message]]) -> dict[str, Any]:
+        """Return the JSON answer; an error in it is raised, after further attempts if it may pass."""
+        deadline = self.connection.deadline()
+        while True:
+            received = await self.connection.attempt(make(), deadline=deadline)
+            if received is None:
+                continue
+            answer: dict[str, Any] = orjson.loads(received.data)
+            error = answer.get("error")
+            if error is None:
+                return answer
+            err_code, description = error.get("err_code", 0), error.get("description", "")
+            if err_code in _FULL or "no space left" in description:
+                self._full = True
+                raise StorageFull("the disk is full: nothing new can be stored")
+            if err_code not in _LATER:
+                raise Refused(err_code, description)
+            await asyncio.sleep(RECONNECT_WAIT_MS / 1000)
+
+    def _no_room(self) -> bool:
+        assert self.connection.server is not None
+        space = os.statvfs(self.connection.server.directory)  # 2 us: answered from the kernel's memory
+        return space.f_bavail * space.f_frsize < DISK_RESERVE_BYTES or (
+            space.f_files > 0 and space.f_favail < DISK_RESERVE_FILES
+        )
+
+
+def _stored(message: Msg) -> Stored:
+    headers = message.headers or {}
+    return Stored(
+        subject=headers["Nats-Subject"],
+        sequence=int(headers["Nats-Sequence"]),
+        headers=headers,
+        data=message.data,
+    )
+
+
+def _headers(encoded: str) -> dict[str, str]:
+    lines = _decoded(encoded).decode(errors="replace").split("\r\n")[1:]
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+
+
+def _decoded(encoded: str) -> bytes:
+    return base64.b64decode(encoded)
