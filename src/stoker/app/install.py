@@ -26,13 +26,19 @@ def runtimes_directory(prefix: Path | None = None, environ: Mapping[str, str] = 
     return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "stoker"
 
 
-def main() -> None:
-    """Make what is missing, with a line of progress for each part on standard output."""
+def main() -> int:
+    """Make what is missing, with a line on standard output for each part of it; return the exit code."""
     # imported here: the server asks for the folder alone, long before it needs to build anything
-    from stoker.runtimes import rootfs
+    from stoker.model.errors import StokerError
+    from stoker.runtimes import launch_plans
 
-    rootfs.ensure(runtimes_directory(), lambda line: print(line, flush=True))
+    try:
+        launch_plans.ensure(runtimes_directory(), lambda line: print(f"stoker: {line}", flush=True))
+    except StokerError as error:
+        print(f"stoker: {error.message}", file=sys.stderr)
+        return 3  # something needed is missing or does not work here
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
