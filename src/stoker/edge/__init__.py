@@ -1,0 +1,1 @@
+"""Credential in, envelope out, error to status code."""

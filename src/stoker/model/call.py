@@ -88,6 +88,11 @@ class Call:
         if ended is not None:
             ended(self, outcome)
 
+    def cancel_now(self) -> None:
+        """Cancel it, wherever it is by now: the executor set `cancel` for the place it is at."""
+        if self.cancel is not None:
+            self.cancel()
+
     @property
     def has_ended(self) -> bool:
         """Whether the end was told."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from stoker.model.call import Call, text_of
+from stoker.model.errors import NotFound
 from stoker.model.limits import MIB
 from stoker.model.outcome import Outcome
 
@@ -52,15 +53,15 @@ class RecentInvocations:
             _, (_, oldest) = kept.popitem(last=False)
             self._log_bytes -= len(oldest.log)
 
-    def get(self, account: str, invocation_id: str) -> Record | None:
-        """Return an account's record by the id that its caller was given, or None."""
+    def find(self, account: str, invocation_id: str) -> Record:
+        """Return an account's record by the id that its caller was given. Raises NotFound."""
         try:
             key = bytes.fromhex(invocation_id.replace("-", ""))
         except ValueError:
-            return None
+            raise NotFound("no such invocation") from None
         found = self._kept.get(key)
         if found is None or found[0].function.account != account:
-            return None
+            raise NotFound("no such invocation")
         call, outcome = found
         return Record(
             invocation_id=text_of(call.id),

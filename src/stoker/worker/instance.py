@@ -8,9 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any
-
-import orjson
 
 from stoker.model.call import Call
 from stoker.model.function import Function
@@ -20,12 +17,6 @@ from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox
 from stoker.worker.output import Output
-
-CODES_OF_SHIM = frozenset(
-    {"function.error", "function.load_failed", "function.result_invalid", "function.result_too_large"}
-)
-"""What a shim may say of a call. The shim shares its process with the function: it is not believed more."""
-
 
 class Running:
     """One call in an instance."""
@@ -72,7 +63,7 @@ class Instance(asyncio.Protocol):
         self._on_hello = on_hello
         self._on_free = on_free
         self._on_ended = on_ended
-        self._reader = wire.FrameReader(limits.result_bytes_max + 64 * 1024)
+        self._reader = wire.FrameReader(frame_bytes_max=limits.result_bytes_max + wire.FRAME_SLACK_BYTES)
         self._transport: asyncio.Transport | None = None
         self._output = Output(sandbox.output, loop, limits.log_bytes_max)
         self._timer: asyncio.TimerHandle | None = None
@@ -146,13 +137,13 @@ class Instance(asyncio.Protocol):
             if kind == wire.RESULT:
                 running = self.running.pop(call_id, None)
                 if running is not None:
-                    self._end(running, bytes(body), None)
+                    self._end(running, body, None)
             elif kind == wire.ERROR:
                 running = self.running.pop(call_id, None)
                 if running is not None:
-                    self._failed(running, bytes(body))
+                    self._failed(running, body)
             elif kind == wire.LOG:
-                self._printed(call_id, bytes(body))
+                self._printed(call_id, body)
             elif kind == wire.HELLO:
                 self._on_hello(self)
 
@@ -199,12 +190,8 @@ class Instance(asyncio.Protocol):
 
     def _failed(self, running: Running, body: bytes) -> None:
         try:
-            said: Any = orjson.loads(body)
-            code = said["code"] if said["code"] in CODES_OF_SHIM else "function.error"
-            failure = Failure(
-                code, str(said["error"]), _text(said.get("error_type")), _text(said.get("stack"))
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+            failure = wire.decode_error(body)
+        except wire.WireError:
             failure = Failure("function.error", "the function failed and could not say why")
         if failure.code == "function.load_failed":
             self.load_failed = True
@@ -326,9 +313,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-

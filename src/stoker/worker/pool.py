@@ -399,16 +399,14 @@ def _load_frame(instance: Instance, function: Function, limits: Limits) -> bytes
     code = function.code
     env = dict(item.partition("=")[::2] for item in code.env_vars or ())
     return wire.encode_load(
-        {
-            "handler": code.handler,
-            "root": instance.sandbox.code_root,
-            "env": env,
-            "function_name": function.name,
-            "function_version": str(code.version),
-            "memory_mb": function.memory_bytes // MIB,
-            "per_instance": function.concurrency.per_instance,
-            "result_bytes_max": limits.result_bytes_max,
-        }
+        handler=code.handler,
+        root=instance.sandbox.code_root,
+        env=env,
+        function_name=function.name,
+        function_version=str(code.version),
+        memory_mb=function.memory_bytes // MIB,
+        per_instance=function.concurrency.per_instance,
+        result_bytes_max=limits.result_bytes_max,
     )
 
 

@@ -1,0 +1,79 @@
+"""The administrator's token of account `default`: given by the operator, or made at the first start.
+
+Owns `DATA/token`, where the command line on the same machine finds it. Does not know requests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from stoker.catalog import events
+from stoker.catalog.catalog import Log
+from stoker.catalog.fold import Fold, StoredToken
+from stoker.catalog.tokens import ADMINISTRATOR_ID, ALL_SCOPES, digest_of, new_token
+
+ACCOUNT = "default"
+
+
+async def ensure_administrator(
+    fold: Fold, log: Log, file: Path, given: str | None, *, now_ms: Callable[[], int]
+) -> str | None:
+    """See to it that the administrator has a token, stored as its hash.
+
+    `given` replaces the one before. If none was ever given, one is made and kept in `file` (0600), and its
+    text is returned the first time; else None.
+    """
+    stored = next(
+        (t for t in fold.tokens.values() if (t.account, t.token_id) == (ACCOUNT, ADMINISTRATOR_ID)), None
+    )
+    kept = _read(file)
+    if given is not None:
+        await _store(fold, log, stored, given, now_ms)
+        if kept is not None and kept != given:
+            file.unlink()  # it opens nothing any more, and the command line must not try it
+        return None
+    if stored is not None:
+        return None
+    token = kept or new_token()
+    if kept is None:
+        _write(file, token)  # before its hash is stored: a crash in between must not lock everybody out
+    await _store(fold, log, None, token, now_ms)
+    return token
+
+
+async def _store(
+    fold: Fold, log: Log, stored: StoredToken | None, token: str, now_ms: Callable[[], int]
+) -> None:
+    digest = digest_of(token.encode())
+    if stored is not None and stored.digest == digest:
+        return
+    subject = str(events.token_key(ACCOUNT, ADMINISTRATOR_ID))
+    data = events.encode(
+        "created", now_ms(), name="administrator", digest=digest.hex(), scopes=sorted(ALL_SCOPES)
+    )
+    sequence = await log.append(subject, data, expected=stored.revision if stored else 0)
+    fold.apply(subject, data, sequence)
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _write(file: Path, token: str) -> None:
+    beside = file.with_suffix(".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(token + "\n")
+        stream.flush()
+        os.fsync(descriptor)
+    os.replace(beside, file)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,322 @@
+"""The server: its parts joined, in the order in which they start and stop.
+
+Knows every room and no logic of any. `open` may fail at each step; `close` undoes what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from stoker.app.administrator import ensure_administrator
+from stoker.app.install import runtimes_directory
+from stoker.app.privileges import drop_root
+from stoker.app.settings import Settings
+from stoker.backbone.blobs import BlobStore
+from stoker.backbone.connection import Connection
+from stoker.backbone.embedded import EmbeddedServer
+from stoker.backbone.event_log import Event, EventLog
+from stoker.backbone.guard import StoreGuard
+from stoker.backbone.jetstream import JetStream
+from stoker.catalog.catalog import Catalog
+from stoker.catalog.draft import cpu_millis_of
+from stoker.catalog.fold import Fold
+from stoker.catalog.tokens import Authenticator
+from stoker.edge.http.access import Access
+from stoker.edge.http.app import make_app
+from stoker.edge.http.errors import ErrorAnswers
+from stoker.edge.http.functions import FunctionRoutes
+from stoker.edge.http.invoke import InvokeRoute
+from stoker.edge.http.server import HttpServer
+from stoker.invocation.invoker import Invoker
+from stoker.model.errors import PlatformError, StokerError
+from stoker.model.function import Asset, Function
+from stoker.model.limits import MIB
+from stoker.records.recent import RecentInvocations
+from stoker.runtimes.launch_plans import ensure
+from stoker.sandbox.choose import choose
+from stoker.sandbox.engine import Engine, Site
+from stoker.telemetry.logging import get_logger
+from stoker.worker.code_cache import CodeCache
+from stoker.worker.pool import Pool, machine_pressure
+
+VERIFIED_AT_START_BYTES = 64 * MIB
+"""Contents up to here are read and checked before the server is ready, the rest in the background."""
+CODE_CACHE_BYTES_MAX = 2048 * MIB
+
+
+class ListenFailed(StokerError):
+    """The address cannot be listened on."""
+
+    code = "platform.error"
+
+
+class Server:
+    """One gateway and worker. Open it once, close it once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._log = get_logger("stoker.app")
+        self._undo: list[Callable[[], Awaitable[object]]] = []
+        self._damage: str | None = None
+        self._connection: Connection | None = None
+        self._pool: Pool | None = None
+        self._http: HttpServer | None = None
+        self._invoker: Invoker | None = None
+        self._engine: Engine | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+
+    # -- start -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Return once functions can run. Raises what `serve` turns into an exit code."""
+        settings = self._settings
+        _make_private(settings.data)
+        guard = StoreGuard.open(settings.data, embedded=not settings.nats)
+        self._undo.append(guard.close)
+        tls = _tls(settings)
+        sock = self._listen()
+        plans = ensure(runtimes_directory(), lambda line: self._log.info("installing", what=line))
+        code_root = settings.data / "code"
+        folders = CodeCache(code_root, limits=settings.limits)
+        folders.clear()
+        site = Site(settings.data, code_root, plans, settings.limits)
+        engine = self._engine = await choose(settings.isolation, site, self._notice)
+        self._undo.append(engine.close)
+        drop_root(settings.data, [layer for plan in plans for layer in plan.layers])
+        if engine.name == "process":
+            self._log.warning("no_isolation", hint="functions run as plain processes of this user")
+        jetstream = await self._open_backbone()
+        log = EventLog(
+            jetstream, guard, stream="CATALOG", subjects=("accounts.*.catalog.>",), replicas=self._replicas
+        )
+        blobs = BlobStore(jetstream, guard, spool_dir=settings.data / "spool", replicas=self._replicas)
+        fold = Fold()
+        await log.open()
+        await blobs.open()
+        await log.replay(lambda event: _fold(fold, event))
+        rest = await guard.verify(
+            blobs, fold.digests_in_use(), bytes_max=VERIFIED_AT_START_BYTES, on_damage=self._damaged
+        )
+        self._own(rest)
+        token_file = settings.data / "token"
+        if await ensure_administrator(fold, log, token_file, settings.token, now_ms=_now_ms):
+            self._log.info("administrator_made", file=str(token_file))
+        catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, now_ms=_now_ms)
+        pool = self._pool = Pool(
+            engine,
+            {plan.runtime: plan for plan in plans},
+            folders,
+            blobs,
+            settings.limits,
+            spares={"nodejs": settings.pool_nodejs, "python": settings.pool_python},
+            cpu_millis=cpu_millis_of,
+            pressure=machine_pressure,
+            cores=os.cpu_count() or 1,
+            notes=get_logger("stoker.worker"),
+        )
+        await pool.open()
+        self._undo.append(pool.close)
+        catalog.on_change.append(pool.function_changed)
+        catalog.on_change.append(self._sweeper(catalog))
+        await self._open_edge(fold, catalog, pool, sock, tls)
+        for entry in list(fold.functions.values()):
+            if entry.function.concurrency.min_instances:
+                pool.function_changed(entry.function, entry.function)
+        self._own(
+            asyncio.ensure_future(_sweep_all(catalog, blobs)), name="sweep of contents"
+        )
+
+    async def _open_backbone(self) -> JetStream:
+        settings = self._settings
+        if settings.nats:
+            connection = Connection(settings.nats)
+        else:
+            nats = EmbeddedServer(settings.data / "nats")
+            await nats.start()
+            self._undo.append(nats.stop)
+            connection = Connection.to_embedded(nats)
+        self._connection = connection
+        await connection.open()
+        self._undo.append(connection.close)
+        return JetStream(connection)
+
+    async def _open_edge(
+        self, fold: Fold, catalog: Catalog, pool: Pool, sock: socket.socket, tls: ssl.SSLContext | None
+    ) -> None:
+        limits = self._settings.limits
+        edge_log = get_logger("stoker.edge")
+        errors = ErrorAnswers(edge_log)
+        access = Access(Authenticator(fold))
+        recent = RecentInvocations()
+        invoker = self._invoker = Invoker(
+            catalog, pool, recent, limits, clock=asyncio.get_running_loop().time
+        )
+        routes = FunctionRoutes(catalog, fold, access, recent, limits)
+        http = self._http = HttpServer(
+            app=make_app(routes, errors, self.problem, self.notes),
+            invoke=InvokeRoute(fold, access, invoker, errors),
+            limits=limits,
+            log=edge_log,
+        )
+        await http.start(sock, tls)
+
+        async def stop() -> None:
+            http.abort()
+            await http.stop(drain_ms=0)
+
+        self._undo.append(stop)
+
+    @property
+    def _replicas(self) -> int:
+        assert self._connection is not None
+        return 1 if self._connection.embedded else min(3, self._connection.cluster_size)
+
+    def _listen(self) -> socket.socket:
+        settings = self._settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((settings.host, settings.port))
+            sock.listen(1024)
+        except OSError as error:
+            sock.close()
+            raise ListenFailed(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+                hint="choose another address with --listen HOST:PORT; port 0 picks a free one",
+            ) from None
+        sock.setblocking(False)
+        port = sock.getsockname()[1]
+        host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+        self.url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+        if not settings.tls_cert and not _is_loopback(sock.getsockname()[0]):
+            self._log.warning("listening_without_tls", address=f"{host}:{port}", hint="--tls-cert, --tls-key")
+        return sock
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def problem(self) -> str | None:
+        """Return why functions cannot be run just now, or None."""
+        if self._invoker is None or self._invoker.closed:
+            return "the server is stopping" if self._invoker else "the server is starting"
+        if self._connection is not None and self._connection.unhealthy_reason is not None:
+            return self._connection.unhealthy_reason
+        return self._damage or (self._pool.problem if self._pool else None)
+
+    def notes(self) -> Mapping[str, object]:
+        """Return what an operator should know of a server that is ready."""
+        assert self._engine is not None and self._pool is not None
+        notes: dict[str, object] = {"isolation": self._engine.name, "instances": self._pool.figures}
+        if self._engine.name == "process":
+            notes["warning"] = "functions run without isolation (--isolation process)"
+        return notes
+
+    async def broken(self) -> str:
+        """Return the reason once the server cannot go on."""
+        assert self._engine is not None
+        await self._engine.ended()
+        return "the supervisor of the sandboxes is gone"
+
+    async def drain(self) -> None:
+        """Take no new work and return when what was accepted has ended, after `drain_ms_max` at most."""
+        assert self._http is not None and self._invoker is not None
+        self._invoker.closed = True
+        await self._http.stop(drain_ms=self._settings.limits.drain_ms_max)
+
+    async def close(self) -> None:
+        """End everything that was started, the last first. Harmless when repeated."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._undo:
+            undo = self._undo.pop()
+            try:
+                await undo()
+            except Exception:
+                self._log.exception("close_failed", what=getattr(undo, "__qualname__", repr(undo)))
+
+    def _own(self, task: asyncio.Future[None], name: str | None = None) -> None:
+        assert isinstance(task, asyncio.Task)
+        if name is not None:
+            task.set_name(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("task_failed", task=task.get_name(), exc_info=error)
+
+    def _sweeper(self, catalog: Catalog) -> Callable[[Function, Function | None], None]:
+        def changed(before: Function, after: Function | None) -> None:
+            if after is None:
+                candidates = {(before.account, asset.digest) for asset in before.code.assets}
+                self._own(asyncio.ensure_future(_sweep(catalog, candidates)), name="sweep after a delete")
+
+        return changed
+
+    def _damaged(self, account: str, digest: str, error: PlatformError) -> None:
+        self._damage = f"the store is damaged: content {digest[:12]} cannot be read"
+        self._log.error("content_damaged", account=account, digest=digest, error=error.message)
+
+    def _notice(self, event: str, fields: Mapping[str, object]) -> None:
+        get_logger("stoker.sandbox").info(event, **fields)
+
+
+class _Unpacker:
+    """The catalog's view of the code cache: what can be unpacked is good code."""
+
+    def __init__(self, folders: CodeCache) -> None:
+        self._folders = folders
+
+    async def unpack(
+        self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]
+    ) -> None:
+        await self._folders.folder(assets, fetch)
+
+
+async def _sweep(catalog: Catalog, candidates: set[tuple[str, str]]) -> None:
+    await catalog.sweep(candidates)
+
+
+async def _sweep_all(catalog: Catalog, blobs: BlobStore) -> None:
+    await catalog.sweep(await blobs.list())
+
+
+def _fold(fold: Fold, event: Event) -> None:
+    fold.apply(event.subject, event.data, event.sequence)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _make_private(data: Path) -> None:
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.chmod(0o700)
+    except OSError as error:
+        raise ListenFailed(f"the data directory {data} cannot be used: {error.strerror}") from None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ListenFailed(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error}") from None
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")

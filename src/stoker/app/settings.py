@@ -1,0 +1,204 @@
+"""Settings: what the operator asked for, read once.
+
+Order: option, environment, file; an unknown key is an error that names it. Source: the operating
+contract. Does not know what a setting does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stoker.model.errors import Fault, StokerError
+from stoker.model.limits import Limits
+
+ISOLATIONS = ("auto", "crun", "runc", "runsc", "process")
+
+
+class WrongSetting(StokerError):
+    """An option, variable or key of the file is wrong; the message names it."""
+
+    code, fault = "request.invalid", Fault.CALLER
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is started with."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str | None = None
+    isolation: str = "auto"
+    nats: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    pool_nodejs: int = 4
+    pool_python: int = 4
+    egress: str = "public"
+    egress_allow_range: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def __repr__(self) -> str:
+        return f"Settings(data={self.data}, listen={self.host}:{self.port}, isolation={self.isolation})"
+
+
+NAMES = (
+    "listen",
+    "data",
+    "token",
+    "isolation",
+    "nats",
+    "tls_cert",
+    "tls_key",
+    "pool",
+    "egress",
+    "egress_allow_range",
+    "config",
+)
+_LIMITS = {field.name for field in fields(Limits)}
+
+
+def read_settings(options: Mapping[str, Any], environ: Mapping[str, str], home: Path) -> Settings:
+    """Return the settings; `options` holds those that were typed, by their names in `NAMES`.
+
+    Raises WrongSetting.
+    """
+    typed = {key: (f"--{key.replace('_', '-')}", value) for key, value in options.items() if value is not None}
+    given = {
+        name: (f"STOKER_{name.upper()}", environ[f"STOKER_{name.upper()}"])
+        for name in NAMES
+        if environ.get(f"STOKER_{name.upper()}")
+    }
+    chosen: dict[str, tuple[str, Any]] = {**given, **typed}
+    data = _data_directory(chosen.get("data"), environ, home)
+    stored, limits = _read_file(chosen.get("config"), data)
+    chosen = {**stored, **chosen}
+    host, port = _listen(*chosen.get("listen", ("--listen", "127.0.0.1:8080")))
+    pool_nodejs, pool_python = _pool(*chosen.get("pool", ("--pool", "4,4")))
+    cert, key = _path(chosen.get("tls_cert")), _path(chosen.get("tls_key"))
+    if (cert is None) != (key is None):
+        raise WrongSetting("--tls-cert and --tls-key come together")
+    return Settings(
+        data=data,
+        host=host,
+        port=port,
+        token=_token(chosen.get("token")),
+        isolation=_word(chosen.get("isolation"), "auto", ISOLATIONS),
+        nats=_nats(chosen.get("nats")),
+        tls_cert=cert,
+        tls_key=key,
+        pool_nodejs=pool_nodejs,
+        pool_python=pool_python,
+        egress=_word(chosen.get("egress"), "public", ("public", "none")),
+        egress_allow_range=_ranges(chosen.get("egress_allow_range")),
+        limits=Limits(**limits),
+    )
+
+
+def _data_directory(chosen: tuple[str, Any] | None, environ: Mapping[str, str], home: Path) -> Path:
+    if chosen is not None:
+        return Path(str(chosen[1])).absolute()
+    base = environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else home / ".local" / "share") / "stoker"
+
+
+def _read_file(
+    chosen: tuple[str, Any] | None, data: Path
+) -> tuple[dict[str, tuple[str, Any]], dict[str, int]]:
+    path = Path(str(chosen[1])) if chosen is not None else data / "server.toml"
+    if chosen is None and not path.exists():
+        return {}, {}
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WrongSetting(f"{path}: {error}") from None
+    settings: dict[str, tuple[str, Any]] = {}
+    limits: dict[str, int] = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name == "limits" and isinstance(value, dict):
+            for limit, number in value.items():
+                if limit not in _LIMITS:
+                    raise WrongSetting(f"{path}: limits.{limit} is not known")
+                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                    raise WrongSetting(f"{path}: limits.{limit} is a whole number")
+                limits[limit] = number
+        elif name in NAMES and name != "config":
+            settings[name] = (f"{path}: {key}", value)
+        else:
+            raise WrongSetting(f"{path}: {key} is not known")
+    return settings, limits
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise WrongSetting(f"{where} is text")
+    return value
+
+
+def _listen(where: str, value: Any) -> tuple[str, int]:
+    host, colon, port = _text(where, value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+        raise WrongSetting(f"{where}: {value!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def _pool(where: str, value: Any) -> tuple[int, int]:
+    numbers = value if isinstance(value, list) else _text(where, value).split(",")
+    try:
+        node, python = (int(number) for number in numbers)
+    except (TypeError, ValueError):
+        raise WrongSetting(f"{where}: {value!r} is not NODE,PYTHON, as 4,4") from None
+    if not (0 <= node <= 256 and 0 <= python <= 256):
+        raise WrongSetting(f"{where}: each number is from 0 to 256")
+    return node, python
+
+
+def _token(chosen: tuple[str, Any] | None) -> str | None:
+    if chosen is None:
+        return None
+    token = _text(*chosen)
+    if not 8 <= len(token) <= 1024 or not all(0x21 <= ord(char) < 0x7F for char in token):
+        raise WrongSetting(f"{chosen[0]}: a token is 8 to 1024 printable ASCII characters without blanks")
+    return token
+
+
+def _word(chosen: tuple[str, Any] | None, default: str, words: tuple[str, ...]) -> str:
+    if chosen is None:
+        return default
+    if chosen[1] not in words:
+        raise WrongSetting(f"{chosen[0]}: {chosen[1]!r} is not one of {', '.join(words)}")
+    return str(chosen[1])
+
+
+def _path(chosen: tuple[str, Any] | None) -> Path | None:
+    return None if chosen is None else Path(_text(*chosen)).absolute()
+
+
+def _nats(chosen: tuple[str, Any] | None) -> tuple[str, ...]:
+    if chosen is None:
+        return ()
+    urls = tuple(url.strip() for url in _text(*chosen).split(",") if url.strip())
+    for url in urls:
+        if not url.startswith(("nats://", "tls://")):
+            raise WrongSetting(f"{chosen[0]}: {url!r} does not begin with nats:// or tls://")
+    return urls
+
+
+def _ranges(chosen: tuple[str, Any] | None) -> tuple[str, ...]:
+    if chosen is None:
+        return ()
+    value = chosen[1]
+    texts = value if isinstance(value, list) else _text(*chosen).split(",")
+    for text in texts:
+        try:
+            ipaddress.ip_network(str(text).strip(), strict=True)
+        except ValueError as error:
+            raise WrongSetting(f"{chosen[0]}: {error}") from None
+    return tuple(str(text).strip() for text in texts)

@@ -1,0 +1,231 @@
+"""The routes of functions, collections and stored assets.
+
+Reads envelopes, asks the catalog, writes envelopes. Does not know how anything is stored or run.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stoker.catalog.catalog import Catalog
+from stoker.catalog.draft import FunctionDraft
+from stoker.catalog.fold import Entry, Fold
+from stoker.edge.http import api
+from stoker.edge.http.access import Access
+from stoker.edge.http.body import read_whole
+from stoker.model.errors import InvalidRequest, TooLarge
+from stoker.model.limits import Limits
+from stoker.records.recent import RecentInvocations, Record
+
+
+def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON answer."""
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def success() -> Response:
+    """Return what PATCH and DELETE answer."""
+    return answer({"message": "success"})
+
+
+class FunctionRoutes:
+    """Functions, the collections they live in, objects for linked assets, recent invocations."""
+
+    def __init__(
+        self, catalog: Catalog, fold: Fold, access: Access, recent: RecentInvocations, limits: Limits
+    ) -> None:
+        self._catalog = catalog
+        self._fold = fold
+        self._access = access
+        self._recent = recent
+        self._limits = limits
+
+    def routes(self) -> list[Route]:
+        """Return every route; paths keep their percent-encoding, as names may hold anything."""
+        one = "/compute/functions/{collection}/{function}"
+        return [
+            Route("/compute/functions", self.create, methods=["POST"]),
+            Route("/compute/functions", self.list_all, methods=["GET"]),
+            Route("/compute/collections/{collection}/functions", self.list_collection, methods=["GET"]),
+            Route(one, self.get, methods=["GET"]),
+            Route(one, self.patch, methods=["PATCH"]),
+            Route(one, self.delete, methods=["DELETE"]),
+            Route("/compute/assets/{key}", self.put_asset, methods=["PUT"]),
+            Route("/compute/invocations/{invocation}", self.get_invocation, methods=["GET"]),
+            Route("/compute/invocations/{invocation}/log", self.get_log, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """`POST /compute/functions`: 201 with the function as it is stored."""
+        account = self._access.account(request, "functions:write")
+        body, plain = api.read_body(
+            await read_whole(request), api.FunctionCreate, strict=_is_strict(request)
+        )
+        asset = body.compute_asset
+        collection = asset.collection_topic if asset.collection_topic is not None else asset.namespace
+        if collection is None:
+            raise InvalidRequest(
+                "compute_asset.collection_topic is required", field="/compute_asset/collection_topic"
+            )
+
+        async def stored(key: str) -> bytes | None:
+            return await self._catalog.object_content(account, key)
+
+        function = await self._catalog.create_function(
+            account,
+            FunctionDraft(
+                name=body.name,
+                collection=collection,
+                handler=asset.handler,
+                assets=await api.read_assets(asset.assets or [], stored),
+                runtime=asset.runtime or "nodejs",
+                timeout=asset.timeout,
+                read_only_fs=True if asset.read_only_fs is None else asset.read_only_fs,
+                env_vars=None if asset.env_vars is None else tuple(asset.env_vars),
+                secrets=None if asset.secrets is None else tuple(asset.secrets),
+                network=plain["compute_asset"].get("network"),
+                description=body.description,
+                monitor_config=plain["monitor_config"],
+                schema=plain.get("schema"),
+                size=body.size,
+                retry=plain.get("retry"),
+                concurrency=plain.get("concurrency"),
+            ),
+        )
+        return answer({"body": api.function_answer(function)}, 201)
+
+    async def list_all(self, request: Request) -> Response:
+        """`GET /compute/functions`."""
+        account = self._access.account(request, "functions:read")
+        return self._list(request, account, None)
+
+    async def list_collection(self, request: Request) -> Response:
+        """`GET /compute/collections/{collection_topic}/functions`."""
+        account = self._access.account(request, "functions:read")
+        collection = self._fold.collection_of_path(account, request.path_params["collection"])
+        return self._list(request, account, collection.topic)
+
+    def _list(self, request: Request, account: str, topic: str | None) -> Response:
+        entries = list(self._fold.entries(account, topic))
+        total = len(entries)
+        body: dict[str, Any] = {}
+        limit = _limit_of(request)
+        after = _cursor_of(request)
+        if after is not None:
+            entries = [entry for entry in entries if entry.created_sequence > after]
+        if limit is not None and len(entries) > limit:
+            entries = entries[:limit]
+            body["next_cursor"] = _cursor(entries[-1].created_sequence)
+        results = [api.function_summary(entry.function) for entry in entries]
+        return answer({"body": {"results": results, "results_total": total, **body}})
+
+    def _entry(self, request: Request, account: str) -> Entry:
+        return self._fold.resolve(account, request.path_params["collection"], request.path_params["function"])
+
+    async def get(self, request: Request) -> Response:
+        """`GET` of one function, its assets inline."""
+        account = self._access.account(request, "functions:read")
+        function = self._entry(request, account).function
+        contents = await self._catalog.contents_of(function)
+        return answer({"body": api.function_answer(function, contents)})
+
+    async def patch(self, request: Request) -> Response:
+        """`PATCH` of one function: what is given replaces that key whole."""
+        account = self._access.account(request, "functions:write")
+        entry = self._entry(request, account)
+        typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=_is_strict(request))
+        changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
+        await self._catalog.patch_function(account, entry, changes)
+        return success()
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE` of one function."""
+        account = self._access.account(request, "functions:write")
+        await self._catalog.delete_function(account, self._entry(request, account))
+        return success()
+
+    async def put_asset(self, request: Request) -> Response:
+        """`PUT /compute/assets/{key}`: raw bytes for assets with `link: true`."""
+        account = self._access.account(request, "functions:write")
+        key = api.decoded(request.path_params["key"])
+        if not 1 <= len(key) <= 1024:
+            raise InvalidRequest("a key has 1 to 1024 characters")
+        content = await read_whole(request)
+        if len(content) > self._limits.code_bytes_max:
+            raise TooLarge(f"an asset is at most {self._limits.code_bytes_max} bytes")
+        await self._catalog.put_object(account, key, content)
+        return answer({"body": {"key": key, "size_bytes": len(content)}}, 201)
+
+    async def get_invocation(self, request: Request) -> Response:
+        """`GET /compute/invocations/{id}` of a recent call."""
+        record = self._record(request)
+        outcome = record.outcome
+        body: dict[str, Any] = {
+            "invocation_id": record.invocation_id,
+            "function": record.subject,
+            "version": record.version,
+            "invocation_type": "RequestResponse",
+            "status": outcome.reason.value,
+            "code": outcome.failure.code if outcome.failure else None,
+            "created": api.rfc3339(record.created_ms),
+            "timings": {
+                "queue_ms": round(outcome.timings.queue_ms, 3),
+                "init_ms": round(outcome.timings.init_ms, 3),
+                "run_ms": round(outcome.timings.run_ms, 3),
+            },
+            "log_bytes": outcome.log_bytes,
+            "caller": record.caller,
+        }
+        if outcome.failure is not None:
+            body["error"] = {
+                "error": outcome.failure.error,
+                "error_type": outcome.failure.error_type,
+                "stack": outcome.failure.stack,
+            }
+        return answer({"body": body})
+
+    async def get_log(self, request: Request) -> Response:
+        """`GET /compute/invocations/{id}/log`: what the call printed, as text."""
+        outcome = self._record(request).outcome
+        log = outcome.log
+        if outcome.log_bytes > len(log):
+            log += f"\n[stoker: {outcome.log_bytes - len(log)} more bytes were cut]\n".encode()
+        return Response(log, media_type="text/plain; charset=utf-8")
+
+    def _record(self, request: Request) -> Record:
+        account = self._access.account(request, "records:read")
+        return self._recent.find(account, request.path_params["invocation"])
+
+
+def _is_strict(request: Request) -> bool:
+    return request.query_params.get("strict", "").lower() in ("true", "1")
+
+
+def _limit_of(request: Request) -> int | None:
+    text = request.query_params.get("limit")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
+        raise InvalidRequest("limit is an integer from 1 to 10000", hint="?limit=100")
+    return int(text)
+
+
+def _cursor(sequence: int) -> str:
+    return base64.urlsafe_b64encode(str(sequence).encode()).decode().rstrip("=")
+
+
+def _cursor_of(request: Request) -> int | None:
+    text = request.query_params.get("cursor")
+    if text is None:
+        return None
+    try:
+        return int(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("the cursor is not one of ours", hint="use next_cursor of a list") from None

@@ -1,0 +1,141 @@
+"""The invoke route: a callback from the request to the answer, with no task and no await in between.
+
+Reads the envelope and writes it. Does not know instances; the invoker does all the rest.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import orjson
+
+from stoker.catalog.fold import Fold
+from stoker.edge.http.access import Access
+from stoker.edge.http.errors import ErrorAnswers, failure_body, status_of
+from stoker.edge.http.request import INVOKE_PREFIX, Exchange, Request
+from stoker.invocation.invoker import Invoker
+from stoker.model.call import Call, text_of
+from stoker.model.errors import InvalidRequest, NoCapacity, StokerError
+from stoker.model.outcome import Failure, Outcome
+
+INVOCATION_TYPES = ("RequestResponse", "Async")
+
+
+class Envelope(msgspec.Struct):
+    """The body of `POST .../invoke`. The payload keeps the text that it was written as."""
+
+    payload: msgspec.Raw = msgspec.Raw()
+    invocation_type: str | None = None
+
+
+_decode = msgspec.json.Decoder(Envelope).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def payload_of(body: bytes | bytearray) -> tuple[bytes, str]:
+    """Return the payload as JSON text, not re-encoded, and the invocation type. Raises InvalidRequest.
+
+    `payload` is a string that holds JSON; any other JSON value is the payload itself.
+    """
+    try:
+        envelope = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(body, error) from None
+    raw = bytes(envelope.payload).strip()
+    if not raw:
+        raise InvalidRequest("payload is required", field="/payload")
+    if envelope.invocation_type not in INVOCATION_TYPES:
+        if envelope.invocation_type is None:
+            raise InvalidRequest("invocation_type is required", field="/invocation_type")
+        raise InvalidRequest(
+            f"{envelope.invocation_type[:40]!r} is no invocation type",
+            field="/invocation_type",
+            hint=" or ".join(INVOCATION_TYPES),
+        )
+    if raw[:1] != b'"':
+        return raw, envelope.invocation_type
+    try:
+        return _decode_text(raw).encode(), envelope.invocation_type
+    except (msgspec.DecodeError, UnicodeError):
+        raise InvalidRequest("payload is not a valid string", field="/payload") from None
+
+
+def _unreadable(body: bytes | bytearray, error: Exception) -> InvalidRequest:
+    try:
+        _decode_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as reason:
+        return InvalidRequest(f"the body is not JSON: {reason}")
+    if "invocation_type" in str(error):
+        return InvalidRequest("invocation_type is a string", field="/invocation_type")
+    return InvalidRequest("the body is a JSON object with payload and invocation_type", field="")
+
+
+class InvokeRoute:
+    """Answers the lean path; one object for the life of the server."""
+
+    def __init__(self, fold: Fold, access: Access, invoker: Invoker, errors: ErrorAnswers) -> None:
+        self._fold = fold
+        self._access = access
+        self._invoker = invoker
+        self._errors = errors
+
+    def __call__(self, request: Request, exchange: Exchange) -> None:
+        """Begin the call that a request asks for; its end answers the exchange."""
+        try:
+            principal = self._access.principal_of(request.authorization, request.api_key, "functions:invoke")
+            collection, function = request.path[len(INVOKE_PREFIX) : -len(b"/invoke")].decode("latin-1").split("/")
+            entry = self._fold.resolve(principal.account, collection, function)
+            if self._invoker.closed:
+                raise NoCapacity("the server is stopping", retry_after_s=1)
+            payload, invocation_type = payload_of(request.body)
+            if invocation_type == "Async":
+                raise InvalidRequest(
+                    "Async invocations are not offered by this version",
+                    field="/invocation_type",
+                    hint="RequestResponse",
+                )
+            if request.idempotency_key is not None:
+                raise InvalidRequest(
+                    "Idempotency-Key is not offered by this version; without it the call may run twice",
+                    hint="send the request without the header",
+                )
+            if b"version=" in request.query:
+                raise InvalidRequest("?version is not offered by this version", hint="leave it out")
+
+            def ended(call: Call, outcome: Outcome | StokerError) -> None:
+                answer(exchange, call, outcome, self._errors)
+
+            call = self._invoker.invoke(principal, entry, payload, ended)
+            if exchange.open and not call.has_ended:
+                exchange.gone = call.cancel_now
+        except Exception as error:
+            refuse(exchange, error, self._errors)
+
+
+def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, errors: ErrorAnswers) -> None:
+    """Answer an exchange with how its call ended."""
+    if not exchange.open:
+        return
+    invocation_id = text_of(call.id)
+    header = f"X-Invocation-Id: {invocation_id}\r\n".encode()
+    if not isinstance(outcome, Outcome):
+        refusal = errors.answer(outcome)
+        exchange.respond(refusal.status, refusal.body, refusal.header_lines + header)
+        return
+    failure = outcome.failure
+    if failure is None and outcome.result is not None:
+        try:
+            body = b'{"body":' + orjson.dumps(outcome.result.decode()) + b"}"
+        except UnicodeError:
+            failure = Failure("function.result_invalid", "the result is not UTF-8")
+        else:
+            exchange.respond(200, body, header)
+            return
+    if failure is not None:
+        exchange.respond(status_of(failure.code), failure_body(failure, invocation_id), header)
+
+
+def refuse(exchange: Exchange, error: Exception, errors: ErrorAnswers) -> None:
+    """Answer an exchange whose call never began."""
+    refusal = errors.answer(error)
+    exchange.respond(refusal.status, refusal.body, refusal.header_lines)
