@@ -39,7 +39,7 @@ from stoker.model.function import Asset, Function
 from stoker.model.limits import MIB
 from stoker.records.recent import RecentInvocations
 from stoker.runtimes.launch_plans import ensure
-from stoker.sandbox.choose import choose
+from stoker.sandbox.choose import open_engine
 from stoker.sandbox.engine import Engine, Site
 from stoker.telemetry.logging import get_logger
 from stoker.worker.code_cache import CodeCache
@@ -87,7 +87,7 @@ class Server:
         folders = CodeCache(code_root, limits=settings.limits)
         folders.clear()
         site = Site(settings.data, code_root, plans, settings.limits)
-        engine = self._engine = await choose(settings.isolation, site, self._notice)
+        engine = self._engine = await open_engine(settings.isolation, site, self._notice)
         self._undo.append(engine.close)
         drop_root(settings.data, [layer for plan in plans for layer in plan.layers])
         if engine.name == "process":
@@ -156,7 +156,7 @@ class Server:
         access = Access(Authenticator(fold))
         recent = RecentInvocations()
         invoker = self._invoker = Invoker(
-            catalog, pool, recent, limits, clock=asyncio.get_running_loop().time
+            catalog, pool, recent, limits, clock=time.monotonic
         )
         routes = FunctionRoutes(catalog, fold, access, recent, limits)
         http = self._http = HttpServer(
@@ -176,7 +176,7 @@ class Server:
     @property
     def _replicas(self) -> int:
         assert self._connection is not None
-        return 1 if self._connection.embedded else min(3, self._connection.cluster_size)
+        return min(3, self._connection.cluster_size) if self._settings.nats else 1
 
     def _listen(self) -> socket.socket:
         settings = self._settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from stoker.model.call import Call
 from stoker.model.errors import FunctionBusy, NoCapacity
@@ -21,9 +22,9 @@ class Waiting:
 
     __slots__ = ("call", "timer")
 
-    def __init__(self, call: Call, timer: asyncio.TimerHandle) -> None:
+    def __init__(self, call: Call) -> None:
         self.call = call
-        self.timer: asyncio.TimerHandle | None = timer
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Group:
@@ -88,10 +89,11 @@ class Group:
 
     def _wait(self, call: Call) -> None:
         wait_ms = min(self._limits.wait_ms_max, call.function.code.timeout_ms)
-        waiting = Waiting(call, self._loop.call_later(wait_ms / 1000, lambda: self._give_up(waiting)))
+        waiting = Waiting(call)
+        waiting.timer = self._loop.call_later(wait_ms / 1000, self._give_up, waiting)
         self._waiting.append(waiting)
         self._queued += 1
-        call.cancel = lambda: self._leave(waiting)
+        call.cancel = partial(self._cancel, waiting)
 
     def _give_up(self, waiting: Waiting) -> None:
         waited_ms = min(self._limits.wait_ms_max, self.function.code.timeout_ms)
@@ -108,6 +110,10 @@ class Group:
                 waiting.call.end(
                     NoCapacity(f"no instance became free within {waited_ms} ms", retry_after_s=1)
                 )
+
+    def _cancel(self, waiting: Waiting) -> None:
+        if self._leave(waiting):
+            waiting.call.end(NoCapacity("the caller left while it waited for an instance"))
 
     def _leave(self, waiting: Waiting) -> bool:
         if waiting.timer is None:

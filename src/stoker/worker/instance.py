@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
+from typing import cast
 
 from stoker.model.call import Call
 from stoker.model.function import Function
@@ -53,7 +55,7 @@ class Instance(asyncio.Protocol):
         self.function: Function | None = None
         self.per_instance = 1
         self.calls_served = 0
-        self.idle_since = loop.time()
+        self.idle_since = time.monotonic()
         self.last_run_ms = 0.0
         self.load_failed = False
         self.dead = False
@@ -94,7 +96,7 @@ class Instance(asyncio.Protocol):
 
     def run(self, call: Call) -> None:
         """Take a call. Its end is told to the call itself, whatever happens."""
-        now = self._loop.time()
+        now = time.monotonic()
         timeout_ms = call.function.code.timeout_ms
         deadline = now + timeout_ms / 1000
         self.running[call.id] = Running(call, now, deadline, self._init_ms)
@@ -124,8 +126,7 @@ class Instance(asyncio.Protocol):
     # -- the wire --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses of it
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -163,7 +164,7 @@ class Instance(asyncio.Protocol):
     # -- ends of calls ---------------------------------------------------------------------------
 
     def _end(self, running: Running, result: bytes | None, failure: Failure | None) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         call = running.call
         if self.per_instance == 1:
             log, log_bytes = self._output.take()
@@ -243,7 +244,7 @@ class Instance(asyncio.Protocol):
         self._timer = None
         if not self.running:
             return
-        now = self._loop.time()
+        now = time.monotonic()
         next_at = min(running.deadline for running in self.running.values())
         if next_at > now:
             self._arm(next_at)

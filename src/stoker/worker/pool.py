@@ -7,6 +7,7 @@ instance is isolated.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -193,7 +194,7 @@ class Pool:
             serving=len(group.instances),
             starting=group.starting,
             per_instance=group.function.concurrency.per_instance,
-            run_ms=group.longest_run_ms(self._loop.time()),
+            run_ms=group.longest_run_ms(time.monotonic()),
             spares=spares.ready,
             boot_ms=spares.boot_ms,
             cores=self._cores,
@@ -231,7 +232,7 @@ class Pool:
 
     async def _specialise(self, group: Group) -> None:
         function = group.function
-        began = self._loop.time()
+        began = time.monotonic()
         instance: Instance | None = None
         try:
             fetching = asyncio.ensure_future(self._code_of(function))
@@ -263,7 +264,7 @@ class Pool:
         group.instances.add(instance)
         self._group_of[instance] = group
         instance.load(
-            function, _load_frame(instance, function, self._limits), (self._loop.time() - began) * 1000
+            function, _load_frame(instance, function, self._limits), (time.monotonic() - began) * 1000
         )
         group.offer(instance)
         if group.retired and not instance.running:
@@ -356,7 +357,7 @@ class Pool:
     # -- idle ones -------------------------------------------------------------------------------
 
     def _idle(self) -> list[Idle]:
-        now = self._loop.time()
+        now = time.monotonic()
         found = []
         for group in self._groups.values():
             kept = group.function.concurrency.min_instances

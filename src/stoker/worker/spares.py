@@ -7,6 +7,7 @@ for one that still boots makes it hurry. Does not know functions.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -99,7 +100,7 @@ class Spares:
         async with self._slots:
             if self._closed:
                 return
-            began = self._loop.time()
+            began = time.monotonic()
             try:
                 async with asyncio.timeout(BOOT_MS_MAX / 1000):
                     instance = await self._boot(bool(self._waiters))
@@ -112,13 +113,13 @@ class Spares:
                     self._loop.call_later(delay_s, self.refill)
                 return
             self._failures = 0
-            self.boot_ms += ((self._loop.time() - began) * 1000 - self.boot_ms) * 0.2
-            if self._closed:
-                instance.kill()
-            else:
-                self._put(instance)
+            self.boot_ms += ((time.monotonic() - began) * 1000 - self.boot_ms) * 0.2
+            self._put(instance)
 
     def _put(self, instance: Instance) -> None:
+        if self._closed:
+            instance.kill()
+            return
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
