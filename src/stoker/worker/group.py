@@ -17,6 +17,11 @@ from stoker.model.limits import Limits
 from stoker.worker.instance import Instance
 
 
+UNUSUAL_MS = 50.0
+"""A call that has run for so long, and for five times the mean, says more than the mean does; less may be
+a pause of the machine."""
+
+
 class Waiting:
     """A call in the queue; gone from it once `timer` is None."""
 
@@ -46,7 +51,7 @@ class Group:
         self.starting = 0
         self.retired = False
         """True once a newer generation serves: it ends what it has and starts nothing idle."""
-        self.run_ms = 0.0
+        self.run_ms: float | None = None
         self._waiting: deque[Waiting] = deque()
         self._queued = 0
         self._limits = limits
@@ -143,7 +148,8 @@ class Group:
 
     def observe(self, instance: Instance) -> None:
         """Learn from a call that ended how long calls run."""
-        self.run_ms += (instance.last_run_ms - self.run_ms) * (0.1 if self.run_ms else 1.0)
+        seen = instance.last_run_ms
+        self.run_ms = seen if self.run_ms is None else self.run_ms + (seen - self.run_ms) * 0.1
 
     def forget(self, instance: Instance) -> None:
         """Take an instance out that is gone or going."""
@@ -151,12 +157,18 @@ class Group:
         if instance in self.free:
             self.free.remove(instance)
 
-    def longest_run_ms(self, now: float) -> float:
-        """Return how long calls run: the moving mean, or the age of the oldest one if that is more."""
+    def longest_run_ms(self, now: float) -> float | None:
+        """Return how long calls run: the moving mean, or the age of the oldest one if that is unusual.
+
+        None while no call has ended and none has run for unusually long.
+        """
         oldest = min(
             (running.started for one in self.instances for running in one.running.values()), default=now
         )
-        return max(self.run_ms, (now - oldest) * 1000)
+        age_ms = (now - oldest) * 1000
+        if age_ms > max(UNUSUAL_MS, 5 * (self.run_ms or 0)):
+            return age_ms
+        return self.run_ms
 
 
 def generation_of(function: Function) -> tuple[object, ...]:

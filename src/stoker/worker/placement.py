@@ -20,38 +20,38 @@ class Load:
     """Instances on their way."""
     per_instance: int
     """Calls at once in one instance."""
-    run_ms: float
-    """How long its calls run: a moving mean, or the age of the oldest running one if that is more; 0 if
-    nothing is known yet."""
+    run_ms: float | None
+    """How long its calls run: a moving mean, or the age of the oldest running one if that is more; None
+    while none has ended."""
     spares: int
-    """Booted instances of its runtime that stand ready."""
+    """Booted instances of its runtime that stand ready and that nobody has claimed."""
     boot_ms: float
     """What it takes to boot one where no spare stands ready."""
     cores: int
 
 
+SPARE_MS = 10.0
+"""What taking a spare has to win: it costs some milliseconds now, and the boot of its successor."""
+
+
 def instances_to_start(load: Load, room: int) -> int:
     """Return how many instances to start now, at most `room`.
 
-    A spare costs two or three milliseconds, so one is taken for each call that waits. A boot costs a
-    hundred times as much CPU as a short call: it is worth it only where what waits would take longer
-    than the boot, so that a herd of callers of a quick function meets a handful of instances.
+    The first one starts at once. While nothing is known of how long its calls run, a function gets a
+    spare for each call that waits. Later one is started only if what waits would wait longer without it
+    than it costs: some milliseconds for a spare, and a hundred times a short call's CPU for a boot. So a
+    herd of callers of a quick function meets a handful of instances.
     """
-    coming = load.starting * load.per_instance
-    uncovered = load.waiting - coming
+    uncovered = load.waiting - load.starting * load.per_instance
     if uncovered <= 0 or room <= 0:
         return 0
-    wanted = -(-uncovered // load.per_instance)
-    from_spares = min(wanted, load.spares, room)
-    if from_spares < wanted and _worth_a_boot(load, from_spares):
-        return min(wanted, room, max(from_spares, load.cores))
-    if from_spares == 0 and load.serving + load.starting == 0:
-        return 1  # nothing serves it and nothing is coming
-    return from_spares
-
-
-def _worth_a_boot(load: Load, from_spares: int) -> bool:
-    lanes = (load.serving + load.starting + from_spares) * load.per_instance
+    wanted = min(room, -(-uncovered // load.per_instance))
+    lanes = (load.serving + load.starting) * load.per_instance
     if lanes == 0:
-        return True
-    return load.waiting * load.run_ms / lanes > load.boot_ms
+        return max(1, min(wanted, load.spares))
+    if load.run_ms is None:
+        return min(wanted, load.spares)
+    wait_ms = load.waiting * load.run_ms / lanes
+    if wait_ms > load.boot_ms:
+        return min(wanted, max(load.spares, load.cores))
+    return min(wanted, load.spares) if wait_ms > SPARE_MS else 0

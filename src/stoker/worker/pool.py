@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -84,6 +85,8 @@ class Pool:
         self._group_of: dict[Instance, Group] = {}
         self._booting: dict[Instance, asyncio.Future[Instance]] = {}
         self._all: set[Instance] = set()
+        self._claims: Counter[str] = Counter()
+        """Starts that have not taken their spare yet: who decides in the same instant must not count on it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._tidying: asyncio.TimerHandle | None = None
@@ -195,7 +198,7 @@ class Pool:
             starting=group.starting,
             per_instance=group.function.concurrency.per_instance,
             run_ms=group.longest_run_ms(time.monotonic()),
-            spares=spares.ready,
+            spares=max(0, spares.ready - self._claims[group.function.code.runtime]),
             boot_ms=spares.boot_ms,
             cores=self._cores,
         )
@@ -226,6 +229,7 @@ class Pool:
 
     def _start(self, group: Group) -> None:
         group.starting += 1
+        self._claims[group.function.code.runtime] += 1
         task = self._loop.create_task(self._specialise(group), name=f"start {group.function.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -237,7 +241,7 @@ class Pool:
         try:
             fetching = asyncio.ensure_future(self._code_of(function))
             try:
-                instance = await self._spares[function.code.runtime].take()
+                instance = await self._take_spare(function.code.runtime)
                 folder = await fetching
             finally:
                 fetching.cancel()
@@ -269,6 +273,12 @@ class Pool:
         group.offer(instance)
         if group.retired and not instance.running:
             self._end(instance)
+
+    async def _take_spare(self, runtime: str) -> Instance:
+        try:
+            return await self._spares[runtime].take()
+        finally:
+            self._claims[runtime] -= 1
 
     async def _code_of(self, function: Function) -> Path:
         async def fetch(digest: str) -> bytes:
