@@ -170,8 +170,8 @@ def _neutral_build_variables() -> str:
 
 
 def _hide(path: Path, prefix: str) -> None:
-    # Slashes, and the same length. Linkers let one string be the end of another: "3.11.7" may be stored as the
-    # end of the prefix, so its last part stays. Neither is needed: getpath and the loader find /usr/lib.
+    # Slashes, and the same length. Linkers let one string be the end of another: "3.11.7" may be stored as
+    # the end of the prefix, so its last part stays. Neither is needed: getpath and the loader find /usr/lib.
     parent = os.path.dirname(prefix).encode()
     content = path.read_bytes()
     if len(parent) > 1 and prefix.encode() in content:

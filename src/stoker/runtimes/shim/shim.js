@@ -5,11 +5,13 @@
 // nor what bounds it. Where a function shares its instance among calls, AsyncLocalStorage tells their
 // logs apart.
 
+const { Buffer } = require('node:buffer');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const util = require('node:util');
-const { createRequire } = require('node:module');
+const { spawnSync } = require('node:child_process');
+const { createRequire, stripTypeScriptTypes } = require('node:module');
 const { pathToFileURL } = require('node:url');
 const { AsyncLocalStorage } = require('node:async_hooks');
 
@@ -21,6 +23,7 @@ const ZERO_ID = Buffer.alloc(16);
 const LOG_FRAME_BYTES = 65536;
 const MESSAGE_CHARS_MAX = 16384;
 const STACK_LINES_MAX = 50;
+const CHECKED_FILES_MAX = 10;
 const EXTENSIONS = ['.js', '.mjs', '.cjs', '.ts', '.mts', '.cts'];
 const SHELL_VARIABLES = ['PWD', 'OLDPWD', 'SHLVL', '_'];
 
@@ -236,8 +239,7 @@ async function importModule(file, root) {
   return import(pathToFileURL(file).href);
 }
 
-async function loadHandler(handler, root) {
-  const { file, exported } = locate(handler, root);
+async function loadHandler({ file, exported }, root) {
   const shown = path.relative(root, file);
   const exportsOf = await importModule(file, root);
   const found = pick(exportsOf, exported) ?? (exportsOf?.default ? pick(exportsOf.default, exported) : undefined);
@@ -264,17 +266,41 @@ function listing(exportsOf) {
   return names.length === 0 ? 'it exports nothing' : `it exports ${names.slice(0, 20).join(', ')}`;
 }
 
-function describeLoad(problem, root) {
+// Where the text is that Node cannot read, as `file:line`. Of a CommonJS module it stands above the stack;
+// of an ES module only a process that ends of it tells, so one is made that only reads.
+function syntaxPlace(problem, file) {
+  const above = typeof problem.stack === 'string' ? problem.stack.split('\n    at ')[0] : '';
+  const told = /^(?:file:\/\/)?(\/.*?:\d+)$/m.exec(above);
+  if (told !== null || file === null) return told?.[1] ?? null;
+  const files = [file];
+  for (let n = 0; n < Math.min(files.length, CHECKED_FILES_MAX); n++) {
+    const text = fs.readFileSync(files[n], 'utf8');
+    const input = /ts$/.test(files[n]) ? stripTypeScriptTypes(text) : text;
+    const checked = spawnSync(process.execPath, ['--check', '--input-type=module', '-'], { input, timeout: 5000 });
+    if (checked.status !== 0) {
+      const line = /:(\d+)$/m.exec(String(checked.stderr));
+      return line === null ? null : `${files[n]}:${line[1]}`;
+    }
+    for (const [, specifier] of text.matchAll(/(?:from|import)\s*\(?\s*['"](\.[^'"]+)['"]/g)) {
+      const next = path.resolve(path.dirname(files[n]), specifier);
+      if (!files.includes(next) && fs.statSync(next, { throwIfNoEntry: false })?.isFile()) files.push(next);
+    }
+  }
+  return null;
+}
+
+function describeLoad(problem, root, file) {
   if (problem instanceof LoadFailed) return { error: problem.message, error_type: 'LoadFailed', stack: null };
   const told = describe(problem, root);
   told.error = inside(told.error, root);
   if (problem?.code === 'MODULE_NOT_FOUND') told.error = told.error.split('\nRequire stack')[0];
-  // The place of a syntax error stands, alone in its line, above the stack.
-  const place = /^(?:file:\/\/)?(\/.*?):(\d+)$/m.exec(typeof problem?.stack === 'string' ? problem.stack.split('\n    at ')[0] : '');
-  if (place !== null && /Syntax/.test(`${told.error_type} ${problem.code}`)) {
-    const line = `${inside(place[1], root)}:${place[2]}`;
-    told.error = `${line.replace(/^\/code\//, '')}: ${told.error}`;
-    told.stack = told.stack ? `at ${line}\n${told.stack}` : `at ${line}`;
+  if (/Syntax/.test(`${told.error_type} ${problem?.code}`)) {
+    const place = syntaxPlace(problem, file);
+    if (place !== null) {
+      const line = inside(place, root);
+      told.error = `${line.replace(/^\/code\//, '')}: ${told.error}`;
+      told.stack = told.stack ? `at ${line}\n${told.stack}` : `at ${line}`;
+    }
   }
   return told;
 }
@@ -324,7 +350,8 @@ class Instance {
     this.order = order;
     this.root = path.resolve(order.root);
     this.waiting = [];
-    const failed = (problem) => { this.failure = describeLoad(problem, this.root); };
+    let module = null;
+    const failed = (problem) => { this.failure = describeLoad(problem, this.root, module?.file ?? null); };
     const ended = () => {
       const waiting = this.waiting;
       this.waiting = null;
@@ -336,11 +363,12 @@ class Instance {
       for (const name of Object.keys(process.env)) delete process.env[name];
       Object.assign(process.env, this.baseEnv, order.env);
       if (order.per_instance > 1) this.share();
+      module = locate(order.handler, this.root);
     } catch (problem) {
       failed(problem);
       return ended();
     }
-    const loaded = loadHandler(order.handler, this.root).then((found) => { this.handler = found; }, failed);
+    const loaded = loadHandler(module, this.root).then((found) => { this.handler = found; }, failed);
     return promiseThen(loaded, ended);
   }
 

@@ -501,6 +501,7 @@ class Instance:
         # Not by the interpreter's own way out, which waits for threads that the user left behind.
         code = leaving.code
         if code is not None and not isinstance(code, int):
+            self._flush()
             print(code, file=sys.stderr)
             code = 1
         self._flush()
