@@ -18,7 +18,7 @@ from stoker.worker.instance import Instance
 
 
 UNUSUAL_MS = 50.0
-"""A call that has run for so long, and for five times the mean, says more than the mean does; less may be
+"""A call that has run for so long, and for five times as long as usual, says more than its predecessors; less may be
 a pause of the machine."""
 
 
@@ -149,7 +149,12 @@ class Group:
     def observe(self, instance: Instance) -> None:
         """Learn from a call that ended how long calls run."""
         seen = instance.last_run_ms
-        self.run_ms = seen if self.run_ms is None else self.run_ms + (seen - self.run_ms) * 0.1
+        if self.run_ms is None:
+            self.run_ms = seen
+            return
+        # Quickly down, slowly up: under load a call takes longer because others do, and more instances
+        # would only make that worse. What it takes when nothing is in its way tells whether it waits.
+        self.run_ms += (seen - self.run_ms) * (0.3 if seen < self.run_ms else 0.01)
 
     def forget(self, instance: Instance) -> None:
         """Take an instance out that is gone or going."""
@@ -158,7 +163,7 @@ class Group:
             self.free.remove(instance)
 
     def longest_run_ms(self, now: float) -> float | None:
-        """Return how long calls run: the moving mean, or the age of the oldest one if that is unusual.
+        """Return how long calls run if undisturbed, or the age of the oldest one if that is unusual.
 
         None while no call has ended and none has run for unusually long.
         """

@@ -21,7 +21,7 @@ class Load:
     per_instance: int
     """Calls at once in one instance."""
     run_ms: float | None
-    """How long its calls run: a moving mean, or the age of the oldest running one if that is more; None
+    """How long its calls run if undisturbed, or the age of the oldest running one if that is unusual; None
     while none has ended."""
     spares: int
     """Booted instances of its runtime that stand ready and that nobody has claimed."""
