@@ -164,7 +164,7 @@ def decode_error(body: bytes) -> Failure:
     value = _object(body)
     code, error = value.get("code"), value.get("error")
     error_type, stack = value.get("error_type"), value.get("stack")
-    if code not in CODES_OF_AN_INSTANCE or not isinstance(error, str):
+    if not isinstance(code, str) or code not in CODES_OF_AN_INSTANCE or not isinstance(error, str):
         raise WireError("an ERROR without a code and a message that an instance may give")
     return Failure(
         code=code,

@@ -492,4 +492,4 @@ function main() {
 }
 
 if (require.main === module) main();
-else module.exports = { Reader, encodeFrame };
+else module.exports = { Reader, encodeFrame, kinds: { LOAD, INVOKE, HELLO, LOADED, RESULT, ERROR, LOG } };
