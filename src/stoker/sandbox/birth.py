@@ -22,8 +22,7 @@ from stoker.sandbox.cgroups_v1 import CgroupsV1
 from stoker.sandbox.cgroups_v2 import CgroupsV2
 from stoker.sandbox.layers import Folders
 from stoker.sandbox.oci import OciRuntime
-from stoker.sandbox.post import Post
-from stoker.sandbox.protocol import PACKET_BYTES_MAX, Malformed, Ready, Refused, Setup, cut, encode, setup
+from stoker.sandbox.protocol import PACKET_BYTES_MAX, Malformed, Refused, Setup, cut, encode, setup
 from stoker.sandbox.supervisor import Supervisor
 
 LEFTOVERS_S_MAX = 3.0
@@ -105,12 +104,8 @@ def _init(first: Setup, control: socket.socket, gateway: int, cgroups: Cgroups, 
         control.send(encode(Refused(cut(str(error)))))
         return 1
     supervisor = Supervisor(first, control, gateway, cgroups, folders, runtime)
-    supervisor.run(_say_ready)
+    supervisor.run()
     return 0
-
-
-def _say_ready(post: Post) -> None:
-    post.send(Ready())
 
 
 def _text(path: str) -> str:

@@ -26,6 +26,8 @@ BOOT_PROCESSES = 512
 BOOT_CPU_SHARES = 1024
 """While the OCI runtime sets up: it holds locks of the kernel that others wait for. A spare gets the
 lowest weight right after."""
+OOM_SCORE = 500
+"""Sandboxes go before the server, NATS and the supervisor when the whole machine is out of memory."""
 FILES_MAX = 1024
 TMP_FILES_MAX = 16_384
 SHM_BYTES_MAX = 16 << 20
@@ -112,8 +114,7 @@ def oci_config(
                 {"type": "RLIMIT_NOFILE", "hard": FILES_MAX, "soft": FILES_MAX},
                 {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
             ],
-            # Before the server, NATS and the supervisor when the whole machine is out of memory.
-            "oomScoreAdj": 500,
+            "oomScoreAdj": OOM_SCORE,
         },
         "mounts": _mounts(berth.code, tmp_bytes_max),
         "linux": {

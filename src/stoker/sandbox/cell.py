@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from stoker.sandbox.oci import Launch
@@ -45,14 +45,12 @@ class Cell:
     boot: Boot
     launch: Launch
     state: State = State.STARTING
-    first_pid: int = 0
     pidfd: int | None = None
     oom_event: int | None = None
-    out_of_memory: bool = False
     assigned: Assign | None = None
     copier_pid: int | None = None
     """The child that fills a writable /code."""
-    removals: int = field(default=0)
+    removals: int = 0
     """How often its cgroup was still busy."""
 
     def enter(self, state: State) -> None:
@@ -81,14 +79,3 @@ def _signal(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def exit_of(status: int) -> tuple[int | None, int | None]:
-    """Return (code, signal) of a wait status. The first process is a shell that hands on how the runtime
-    ended, so that 128+N means signal N."""
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return None, -code
-    if 128 < code <= 128 + 64:
-        return None, code - 128
-    return code, None

@@ -56,19 +56,7 @@ class OciRuntime:
         try:
             # So that the program may open /dev/stdout and /proc/self/fd/1 by name.
             os.fchown(end, bundle.host_uid(slot), bundle.host_uid(slot))
-            pid = os.posix_spawn(
-                self._binary,
-                self._command(sandbox, "run", "--detach", "--pid-file", f"{path}/pid", "--bundle", path),
-                _CLEAN_ENV,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, inner, 0),
-                    (os.POSIX_SPAWN_DUP2, end, 1),
-                    (os.POSIX_SPAWN_DUP2, end, 2),
-                ],
-                setsigdef=_DEFAULT_SIGNALS,
-                setsigmask=(),
-                setsid=True,
-            )
+            pid = self._spawn(sandbox, inner, end)
         except BaseException:
             os.close(wire)
             os.close(output)
@@ -77,6 +65,27 @@ class OciRuntime:
             os.close(inner)
             os.close(end)
         return Launch(pid, wire, output)
+
+    def _spawn(self, sandbox: str, stdin: int, output: int) -> int:
+        path = self._folders.bundle(sandbox)
+        # Inherited as the least that the program, which has no privilege, can set for itself.
+        _write_oom_score(bundle.OOM_SCORE)
+        try:
+            return os.posix_spawn(
+                self._binary,
+                self._command(sandbox, "run", "--detach", "--pid-file", f"{path}/pid", "--bundle", path),
+                _CLEAN_ENV,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ],
+                setsigdef=_DEFAULT_SIGNALS,
+                setsigmask=(),
+                setsid=True,
+            )
+        finally:
+            _write_oom_score(0)
 
     def first_process(self, sandbox: str) -> int:
         """Return the pid that a runtime has written for its sandbox; OSError or ValueError if it has not."""
@@ -103,3 +112,8 @@ class OciRuntime:
 def _stream_pair() -> tuple[int, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return ours.detach(), theirs.detach()
+
+
+def _write_oom_score(score: int) -> None:
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(score))

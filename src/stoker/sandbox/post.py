@@ -24,40 +24,38 @@ class Post:
     """Sends reports in order, as the socket takes them."""
 
     def __init__(self, control: socket.socket) -> None:
-        self.control = control
+        self._control = control
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
 
-    @property
-    def pending(self) -> bool:
-        """Whether something waits for the socket to become writable."""
-        return bool(self._queue)
+    def send(self, report: Report, descriptors: tuple[int, ...] = ()) -> bool:
+        """Send a report or queue it; False if something waits for the socket to become writable.
 
-    def send(self, report: Report, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a report or queue it; the descriptors are closed once they are on their way. Gone if
-        nobody will ever read it."""
+        The descriptors are closed once they are on their way. Gone if nobody will ever read it.
+        """
         if len(self._queue) >= QUEUE_MAX:
             raise Gone
         self._queue.append((encode(report), descriptors))
-        self.flush()
+        return self.flush()
 
-    def flush(self) -> None:
-        """Send what the socket takes now."""
+    def flush(self) -> bool:
+        """Send what the socket takes now; False if something is left."""
         while self._queue:
             packet, descriptors = self._queue[0]
             try:
-                socket.send_fds(self.control, [packet], list(descriptors))
+                socket.send_fds(self._control, [packet], list(descriptors))
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 raise Gone from error
             self._queue.popleft()
             for handle in descriptors:
                 os.close(handle)
+        return True
 
     def receive(self) -> bytes | None:
         """Return the next packet, None if there is none yet; Gone at the end."""
         try:
-            packet = self.control.recv(PACKET_BYTES_MAX + 1)
+            packet = self._control.recv(PACKET_BYTES_MAX + 1)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -65,3 +63,21 @@ class Post:
         if not packet:
             raise Gone
         return packet
+
+
+class Silence:
+    """Stands in for `Post` when nobody listens any more."""
+
+    def send(self, report: Report, descriptors: tuple[int, ...] = ()) -> bool:
+        """Say nothing."""
+        for handle in descriptors:
+            os.close(handle)
+        return True
+
+    def flush(self) -> bool:
+        """Nothing is left."""
+        return True
+
+    def receive(self) -> bytes | None:
+        """Nothing comes."""
+        return None

@@ -65,7 +65,9 @@ def setup_of(name: str, binary: str, site: Site) -> Setup:
         for plan in site.plans
     }
     code_root = str(site.code_root.resolve())
-    return Setup(name, binary, owner_of(site.data), code_root, site.limits.tmp_bytes_max, plans)
+    return Setup(
+        name, os.path.realpath(binary), owner_of(site.data), code_root, site.limits.tmp_bytes_max, plans
+    )
 
 
 def owner_of(data: Path) -> str:

@@ -341,7 +341,11 @@ class _Refusal(Exception):
 
 def _host_pid(pidfd: int) -> int | None:
     """Return the pid behind a pidfd, in this process's own namespace."""
-    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+    try:
+        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
+    except OSError:
+        return None  # Before Linux 5.14 a process that hides its memory may not read its own.
+    for line in lines:
         name, _, value = line.partition(":")
         if name == "Pid":
             return int(value) if int(value) > 0 else None
