@@ -10,10 +10,12 @@ import asyncio
 from collections import deque
 from urllib.parse import unquote_to_bytes
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
 from stoker.edge.http.errors import ErrorAnswer
-from stoker.edge.http.framing import Framing, frame
+from stoker.edge.http.framing import CHUNK_PREFIX, Framing, frame
+from stoker.edge.http.head import STATUS_PREFIX
 from stoker.edge.http.request import Request
 from stoker.edge.http.service import Service
 from stoker.edge.http.turn import Channel
@@ -21,8 +23,6 @@ from stoker.edge.http.turn import Channel
 ASGI_VERSION = {"version": "3.0", "spec_version": "2.3"}
 """2.3 and not 2.4: from 2.4 on starlette learns that a client left only from its next `send`, so that an
 idle event stream would be held for ever. Below, it listens for the disconnect as well."""
-
-Address = tuple[str, int]
 
 
 class AsgiExchange:
@@ -65,6 +65,15 @@ class AsgiExchange:
         self._done = False
         self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
+
+    @property
+    def probe_bytes(self) -> bytes:
+        """The status line's beginning, or within a chunked answer that of the next chunk."""
+        if self._done:
+            return b""
+        if self._framing is None:
+            return STATUS_PREFIX
+        return CHUNK_PREFIX if self._framing.chunked else b""
 
     @property
     def started(self) -> bool:
@@ -160,21 +169,26 @@ class AsgiExchange:
 
     def _write(self, head: Message, body: bytes, *, more: bool) -> None:
         channel = self._channel
+        request = self._request
         framing = self._framing
+        lines = b""
         if framing is None:
-            keep_alive = self._request.keep_alive and self._body_done and channel.may_keep_alive()
-            framing = frame(
-                self._request, head, keep_alive=keep_alive, final_bytes=None if more else len(body)
-            )
-            connection = channel.connection_line(self._request, keep_alive=framing.keep_alive)
-            lines = self._service.heads.bare(head["status"]) + framing.header_lines + connection
-            self._framing = framing
-            channel.start_answer(lines + b"\r\n", *framing.pieces(body, more=more))
-        else:
-            channel.continue_answer(*framing.pieces(body, more=more))
+            keep_alive = request.keep_alive and self._body_done and channel.may_keep_alive()
+            framing = frame(request, head, keep_alive=keep_alive, final_bytes=None if more else len(body))
+            connection = channel.connection_line(request, keep_alive=framing.keep_alive)
+            lines = self._service.heads.bare(head["status"]) + framing.header_lines + connection + b"\r\n"
+        pieces = framing.pieces(body, more=more)  # raises before anything is out, so that a 500 can be
         if not more:
             framing.check_complete()
-            self._finish()
+        first = self._framing is None
+        self._framing = framing
+        if not more:
+            self._finish()  # first of all, so that no probe follows the last piece
+        if first:
+            channel.start_answer(lines, *pieces)
+        else:
+            channel.continue_answer(*pieces)
+        if not more:
             channel.finished(keep_alive=framing.keep_alive)
 
     def _finish(self) -> None:
@@ -193,6 +207,9 @@ class AsgiExchange:
             if not self._done:
                 self._channel.abort()
             raise
+        except ClientDisconnect as error:  # what starlette makes of `http.disconnect`
+            if not self._gone:
+                self._failed(error)
         except Exception as error:  # the application's mistake: logged under an id, and its caller's 500
             self._failed(error)
 
@@ -212,14 +229,19 @@ class AsgiExchange:
         self._channel.answer(self._request, answer.status, answer.body, answer.header_lines)
 
 
-def scope_of(request: Request, *, scheme: str, client: Address | None, server: Address | None) -> Scope:
-    """Return the ASGI scope of a request."""
+def scope_of(request: Request, transport: asyncio.BaseTransport | None) -> Scope:
+    """Return the ASGI scope of a request that came over `transport`."""
+    secure, client, server = False, None, None
+    if transport is not None:
+        secure = transport.get_extra_info("sslcontext") is not None
+        client = _address(transport.get_extra_info("peername"))
+        server = _address(transport.get_extra_info("sockname"))
     return {
         "type": "http",
         "asgi": ASGI_VERSION,
         "http_version": request.http_version,
         "method": request.method.decode("ascii"),
-        "scheme": scheme,
+        "scheme": "https" if secure else "http",
         # What is no UTF-8 becomes U+FFFD, and so matches no name; a route never fails on it.
         "path": unquote_to_bytes(request.path).decode("utf-8", "replace"),
         "raw_path": request.path,
@@ -229,3 +251,8 @@ def scope_of(request: Request, *, scheme: str, client: Address | None, server: A
         "client": client,
         "server": server,
     }
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    # Of IPv6 there are four members; of a Unix socket there is a string.
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

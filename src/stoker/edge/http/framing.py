@@ -17,6 +17,9 @@ _UNSAFE = re.compile(rb"[\r\n\0]")
 _OURS = frozenset((b"date", b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 """Headers that belong to the connection: what the application says of them is not passed on."""
 
+CHUNK_PREFIX = b"0" * 8
+"""Leading zeros of a chunk's size, which mean nothing (RFC 9112 7.1). Clients take 16 digits in all."""
+
 
 @dataclass(slots=True)
 class Framing:
@@ -68,6 +71,8 @@ def frame(request: Request, head: Message, *, keep_alive: bool, final_bytes: int
         if lowered in _OURS:
             continue
         if lowered == b"content-length":
+            if length is not None:
+                raise RuntimeError("the application gave two Content-Length headers")
             length = int(value)
         lines.append(b"%b: %b\r\n" % (name, value))
     without_body = status in (204, 304) or status < 200

@@ -14,9 +14,7 @@ import asyncio
 from collections import deque
 from typing import cast
 
-from starlette.types import Scope
-
-from stoker.edge.http.asgi import Address, AsgiExchange, scope_of
+from stoker.edge.http.asgi import AsgiExchange, scope_of
 from stoker.edge.http.errors import RequestTimeout
 from stoker.edge.http.head import CONTINUE
 from stoker.edge.http.patience import Patience, Verdict
@@ -115,12 +113,10 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         self._service.roll.parted(self)
         self._stop_probe()
-        current, self._current = self._current, None
-        waiting = [*self._waiting]
+        turns = [*self._waiting] if self._current is None else [self._current, *self._waiting]
+        self._current = None
         self._waiting.clear()
-        for turn in [current, *waiting]:
-            if turn is None:
-                continue
+        for turn in turns:
             try:
                 turn.left()
             except Exception as error:  # a handler's `gone`: the others must still be told
@@ -145,7 +141,7 @@ class Connection(asyncio.Protocol):
             if request.expects_continue and self._current is None and not self._waiting:
                 self.send_continue()
             return None
-        exchange = AsgiExchange(self, request, self._scope(request), self._service)
+        exchange = AsgiExchange(self, request, scope_of(request, self._transport), self._service)
         self._streaming = exchange
         self._take_turn(exchange)
         return exchange.body_read
@@ -187,14 +183,12 @@ class Connection(asyncio.Protocol):
         if self._probe is not None:
             head, *rest = parts
             parts = (head[self._stop_probe() :], *rest)
-        self.continue_answer(*parts)
+        self._write(parts)
 
     def continue_answer(self, *parts: bytes) -> None:
-        transport = self._transport
-        if transport is None:
-            return  # lost: writing would raise, in whoever's protocol we are called from
-        for part in parts:
-            transport.write(part)
+        if parts:
+            self._stop_probe()  # what it sent are leading zeros of this chunk
+            self._write(parts)
 
     def finished(self, *, keep_alive: bool) -> None:
         self._current = None
@@ -216,7 +210,7 @@ class Connection(asyncio.Protocol):
         return not self._service.draining
 
     def send_continue(self) -> None:
-        self.continue_answer(CONTINUE)
+        self._write((CONTINUE,))
 
     def body_taken(self) -> None:
         if self._patience.paused:
@@ -281,6 +275,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: Exception) -> None:
         """Answer `error` when its turn comes, read no more, and close after it."""
         answer = self._service.errors.answer(error)
+        if self._deaf:
+            return  # the last answer is out already
         self._patience.request_ended()
         streaming, self._streaming = self._streaming, None
         if streaming is not None:
@@ -291,19 +287,26 @@ class Connection(asyncio.Protocol):
         self._deaf = True
 
     def _start_probe(self) -> None:
-        # An answer that has begun needs no probe: writing it shows who is there.
-        current = self._current
-        if self._transport is None or self._probe is not None:
+        if self._transport is None or self._probe is not None or self._current is None:
             return
-        if isinstance(current, Exchange) or (isinstance(current, AsgiExchange) and not current.started):
-            self._probe = Probe(self._service.loop, self._transport)
+        if probe_bytes := self._current.probe_bytes:
+            self._probe = Probe(self._service.loop, self._transport, probe_bytes)
             self._probe.start()
 
     def _stop_probe(self) -> int:
         probe, self._probe = self._probe, None
         return probe.stop() if probe is not None else 0
 
-    # The flow of bytes in, and the end.
+    # The flow of bytes, and the end.
+
+    def _write(self, parts: tuple[bytes, ...]) -> None:
+        transport = self._transport
+        if transport is None:
+            return  # lost: writing would raise, in whoever's protocol we are called from
+        for part in parts:
+            transport.write(part)
+        if self._eof:
+            self._start_probe()
 
     def _regulate_reading(self) -> None:
         transport = self._transport
@@ -311,10 +314,12 @@ class Connection(asyncio.Protocol):
             return
         waiting = self._waiting
         streaming = self._streaming
-        held_bytes = sum(turn.held_bytes for turn in waiting)
-        if streaming is not None and streaming is self._current:
-            held_bytes += streaming.held_bytes
-        full = len(waiting) > WAITING_MAX or held_bytes > WAITING_BYTES_MAX
+        full = len(waiting) > WAITING_MAX  # looked at first: one read may hold thousands
+        if not full:
+            held_bytes = sum(turn.held_bytes for turn in waiting)
+            if streaming is not None and streaming is self._current:
+                held_bytes += streaming.held_bytes
+            full = held_bytes > WAITING_BYTES_MAX
         if full and not self._patience.paused:
             self._patience.pause(self._service.now_ms)
             transport.pause_reading()
@@ -345,18 +350,3 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-    def _scope(self, request: Request) -> Scope:
-        transport = self._transport
-        assert transport is not None
-        return scope_of(
-            request,
-            scheme="http" if transport.get_extra_info("sslcontext") is None else "https",
-            client=_address(transport.get_extra_info("peername")),
-            server=_address(transport.get_extra_info("sockname")),
-        )
-
-
-def _address(name: object) -> Address | None:
-    # Of IPv6 there are four members; of a Unix socket there is a string.
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

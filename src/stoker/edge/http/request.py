@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stoker.edge.http.head import STATUS_PREFIX
 from stoker.edge.http.turn import Channel
 
 INVOKE_PREFIX = b"/compute/functions/"
@@ -97,6 +98,11 @@ class Exchange:
     def held_bytes(self) -> int:
         """The memory its body takes."""
         return len(self.request.body)
+
+    @property
+    def probe_bytes(self) -> bytes:
+        """What any answer begins with; nothing once it is written."""
+        return STATUS_PREFIX if self._channel is not None else b""
 
     def begin(self) -> None:
         """Called by the connection: all that came before is answered."""

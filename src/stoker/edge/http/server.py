@@ -25,6 +25,10 @@ SWEEP_MS_MAX = 1_000
 """The Date header changes once a second; no time limit needs to be kept more closely."""
 SWEEPS_PER_LIMIT = 8
 """A time limit is overrun by an eighth at most."""
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_COUNT = 4
+"""A client that answers not even TCP is cut off after two minutes; the kernel would take two hours."""
 BACKLOG = 1_024
 """Connections that the kernel holds while the loop is busy."""
 
@@ -65,6 +69,11 @@ class HttpServer:
             errors=ErrorAnswers(self._log),
         )
         self._service = service
+        # Accepted sockets inherit this: a client whose machine is gone ends nothing and answers nothing.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
         self._server = await loop.create_server(
             lambda: Connection(service), sock=sock, ssl=ssl, backlog=BACKLOG
         )

@@ -24,6 +24,10 @@ class Turn(Protocol):
     def held_bytes(self) -> int:
         """The memory its body takes."""
 
+    @property
+    def probe_bytes(self) -> bytes:
+        """What may be written ahead of the next part of the answer, and counts as its beginning."""
+
     def begin(self) -> None:
         """All that came before is answered."""
 
@@ -47,7 +51,7 @@ class Channel(Protocol):
         """Write a whole JSON answer and end the turn. Without a request it is the connection's last."""
 
     def start_answer(self, *parts: bytes) -> None:
-        """Write the beginning of an answer, which starts with `HTTP/1.1 `."""
+        """Write the beginning of an answer, which starts with `HTTP/1.1 `, less what a probe has sent."""
 
     def continue_answer(self, *parts: bytes) -> None:
         """Write more of it."""
@@ -76,6 +80,7 @@ class Refusal:
 
     __slots__ = ("_answer", "_channel")
     held_bytes = 0
+    probe_bytes = b""
 
     def __init__(self, channel: Channel, answer: ErrorAnswer) -> None:
         self._channel = channel
