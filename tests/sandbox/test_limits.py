@@ -1,0 +1,196 @@
+"""Limits bite, end what goes past them with the right figures, and leave neighbours alone."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from stoker.model.limits import MIB
+from stoker.sandbox.spawn import start_supervisor
+from tests.sandbox.conftest import LIMITS, guests
+
+SMALL = replace(LIMITS, memory_bytes=64 * MIB)
+EAT = "import os\nkept = [os.urandom(1 << 20) for _ in range(400)]; answer = len(kept)"
+
+
+async def test_memory_ends_the_whole_sandbox_and_says_so(runtime, site, no_leftovers):
+    engine = await start_supervisor(os.path.basename(runtime), runtime, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot(limits=SMALL)
+
+        answer = await guest.run(EAT)
+        end = await guest.sandbox.ended()
+
+    await engine.close()
+    assert answer is None
+    assert end.out_of_memory
+    assert not end.processes_limit_hit
+    assert 60 * MIB <= end.memory_peak_bytes <= 64 * MIB
+
+
+async def test_a_child_that_eats_the_memory_takes_its_sandbox_with_it(boot):
+    guest = await boot(limits=SMALL)
+
+    answer = await guest.run(f"""
+import subprocess, sys
+subprocess.run(["/usr/bin/python3", "-ISc", {EAT!r}])
+answer = "survived"
+import time; time.sleep(60)
+""")
+    end = await guest.sandbox.ended()
+
+    assert answer is None
+    assert end.out_of_memory
+
+
+async def test_what_fits_into_the_memory_is_left_alone(boot):
+    guest = await boot(limits=SMALL)
+
+    answer = await guest.run(EAT.replace("400", "30"))
+    usage = await guest.sandbox.usage()
+
+    assert answer == 30
+    assert 30 * MIB <= usage.memory_peak_bytes <= 64 * MIB
+    assert not usage.processes_limit_hit
+
+
+async def test_forking_without_end_is_refused_at_the_limit_and_counted(runtime, site, no_leftovers):
+    engine = await start_supervisor(os.path.basename(runtime), runtime, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot(limits=replace(LIMITS, processes=10))
+
+        made = await guest.run("""
+import os, signal
+children = []
+try:
+    for _ in range(500):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        children.append(child)
+except BlockingIOError as error:
+    answer = [len(children), error.errno]
+""")
+        usage = await guest.sandbox.usage()
+        guest.sandbox.kill()
+        end = await guest.sandbox.ended()
+
+    await engine.close()
+    assert made == [10, errno.EAGAIN]
+    assert usage.processes_limit_hit
+    assert end.processes_limit_hit
+    assert not end.out_of_memory
+
+
+async def test_threads_count_as_processes(boot):
+    guest = await boot(limits=replace(LIMITS, processes=5))
+
+    made = await guest.run("""
+import threading
+stop, made = threading.Event(), 0
+try:
+    for _ in range(100):
+        threading.Thread(target=stop.wait).start()
+        made += 1
+except RuntimeError:
+    answer = made
+stop.set()
+""")
+
+    assert made == 5
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+async def test_a_full_tmp_is_an_error_of_the_function_and_no_more(boot, place: str):
+    guest = await boot()
+
+    answer = await guest.run(f"""
+with open("{place}/big", "wb", 0) as file:
+    while True:
+        file.write(b"x" * (1 << 20))
+""")
+    files = await guest.run("""
+import os
+os.system("rm -f /tmp/big")
+for number in range(1_000_000):
+    open(f"/tmp/{number}", "x").close()
+""")
+
+    assert answer == ["OSError", errno.ENOSPC]
+    assert files == ["OSError", errno.ENOSPC]
+
+
+async def test_a_writable_folder_is_a_private_bounded_copy(boot, site):
+    one, other = await boot(writable=True), await boot(writable=True)
+
+    seen = await one.run("""
+import os
+os.chdir("/code")
+answer = [open("main.txt").read(), open("inner/more.txt").read(), os.stat("main.txt").st_uid]
+open("main.txt", "w").write("changed"); open("inner/new.txt", "w").write("x"); os.remove("inner/more.txt")
+""")
+    unchanged = await other.run("import os; answer = [open('/code/main.txt').read(), os.listdir('/code/inner')]")
+    full = await one.run("""
+with open("/code/big", "wb", 0) as file:
+    while True:
+        file.write(b"x" * (1 << 20))
+""")
+
+    assert seen == ["hello", "more", 1000]
+    assert unchanged == ["hello", ["more.txt"]]
+    assert full == ["OSError", errno.ENOSPC]
+    assert (site.code_root / ("c" * 64) / "main.txt").read_text() == "hello"
+
+
+async def test_output_that_nobody_takes_stops_the_printing_program_alone(boot):
+    loud, other = await boot(), await boot()
+
+    loud.tell("import sys\nwhile True: sys.stdout.write('x' * 65536)")
+    answer = await other.run("answer = 'well'")
+    loud.sandbox.kill()
+    end = await loud.sandbox.ended()
+
+    assert answer == "well"
+    assert end.signal == 9
+
+
+async def test_a_function_gets_cpu_by_its_weight_while_others_want_it_too(boot):
+    heavy = [await boot(limits=replace(LIMITS, cpu_millis=1000)) for _ in range(os.cpu_count() or 1)]
+    light = [await boot(limits=replace(LIMITS, cpu_millis=100)) for _ in range(os.cpu_count() or 1)]
+    spin = f"""
+import time
+until = {time.time() + 1.2}
+while time.time() < until: pass
+answer = time.process_time()
+"""
+
+    used = await asyncio.gather(*(guest.run(spin) for guest in (*heavy, *light)))
+
+    # Weights of ten to one; three to one is far from chance and far from what a busy machine blurs.
+    assert sum(used[: len(heavy)]) > 3 * sum(used[len(heavy) :])
+
+
+async def test_a_spare_boots_at_the_lowest_weight_and_can_be_hurried(engine, boot):
+    spare = await boot(limits=None, urgent=False)
+    urgent = await boot(limits=None, urgent=True)
+
+    weights = [_shares(guest.sandbox.id) for guest in (spare, urgent)]
+    await engine.hurry(spare.sandbox)
+    await spare.sandbox.usage()
+
+    assert weights == [2, 1024]
+    assert _shares(spare.sandbox.id) == 1024
+
+
+def _shares(sandbox: str) -> int:
+    from pathlib import Path
+
+    files = list(Path("/sys/fs/cgroup").glob(f"**/stoker-*/{sandbox}/cpu.shares"))
+    if not files:
+        pytest.skip("cgroups of version 2 count in other units")
+    return int(files[0].read_text())
