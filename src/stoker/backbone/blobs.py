@@ -132,13 +132,9 @@ class BlobStore:
             raise BlobDamaged(f"blob {digest} is stored with another content")
         return content
 
-    async def check(self, account: str, digest: str) -> None:
-        """Return if the content is all there and fits its digest. Raises as `get` does."""
-        await self.get(account, digest)
-
-    async def size(self, account: str, digest: str) -> int:
-        """Return the size in bytes. Raises BlobMissing, BlobDamaged."""
-        return _described(await self._manifest(account, digest), digest)[0]
+    async def check(self, account: str, digest: str) -> int:
+        """Return the size in bytes, once all of the content is read and fits its digest. Raises as `get`."""
+        return len(await self.get(account, digest))
 
     async def exists(self, account: str, digest: str) -> bool:
         """Tell whether a blob is stored under the digest."""

