@@ -188,9 +188,11 @@ def system_sources(triplet: str) -> list[Path]:
 def under_shell(*command: str) -> tuple[str, ...]:
     """Return the command that runs `command` beneath a shell, with the wire on descriptor 3.
 
-    The shell is pid 1 in a sandbox: it reaps orphans, and `command` is a process that signals can end.
+    The shell is pid 1 in a sandbox: it reaps orphans, and `command` is a process that signals can end. What
+    the shell itself has to say (`Killed`) is not part of anybody's log.
     """
-    return ("/bin/sh", "-c", '"$@" 3<&0 </dev/null; exit $?', "sh", *command)
+    script = 'exec 4>&2 2>/dev/null; "$@" 3<&0 </dev/null 2>&4 4>&-; exit $?'
+    return ("/bin/sh", "-c", script, "sh", *command)
 
 
 def remove_stale(base: Path, keep: Iterable[Path]) -> None:
