@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stoker.model.launch import LaunchPlan
-from stoker.runtimes import nodejs, python
+from stoker.runtimes import nodejs, python, wire
 from stoker.testing.shim_process import ShimProcess
 
 Start = Callable[[str], AbstractContextManager[ShimProcess]]
@@ -250,6 +250,33 @@ def test_an_exit_in_a_handler_ends_the_process(source: dict[str, str], instance:
     with pytest.raises(EOFError):
         shim.answer()
     assert shim.exit_code() == 3
+
+
+@both(
+    "exports.handler = () => { console.log('x'.repeat(1_000_000)); process.exit(0) }",
+    "import sys\ndef handler(): print('x' * 1_000_000); sys.exit(0)",
+)
+def test_what_is_printed_before_an_exit_is_all_out(source: dict[str, str], instance: Any) -> None:
+    shim = instance(source)
+
+    shim.send_invoke(b"1")
+
+    assert len(shim.printed_to_the_end()) == 1_000_001
+
+
+@both(
+    "class E extends Error {}\nexports.handler = () => { throw new E('\\ud800'.repeat(1_000_000)) }",
+    "class E(Exception): pass\ndef handler(): raise E('\\ud800' * 1_000_000)",
+)
+def test_an_error_fits_into_a_frame_however_long_its_message(source: dict[str, str], instance: Any) -> None:
+    shim = instance(source)
+    shim.send_invoke(b"1")
+
+    kind, _, body = shim.frame()
+
+    assert kind == wire.ERROR
+    assert len(body) < wire.FRAME_SLACK_BYTES
+    assert len(wire.decode_error(body).error) == 16384
 
 
 @both(

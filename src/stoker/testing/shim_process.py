@@ -144,6 +144,13 @@ class ShimProcess:
             parts.append(part)
         return b"".join(parts).decode()
 
+    def printed_to_the_end(self) -> str:
+        """Read what is printed until the processes are gone."""
+        parts: list[bytes] = []
+        while part := os.read(self._log, 65536):
+            parts.append(part)
+        return b"".join(parts).decode()
+
     def exit_code(self) -> int:
         """Wait for the end of the process and return its code; 128 + n for signal n."""
         return self._process.wait(WAIT_S)

@@ -23,6 +23,8 @@ const ZERO_ID = Buffer.alloc(16);
 const LOG_FRAME_BYTES = 65536;
 const MESSAGE_CHARS_MAX = 16384;
 const STACK_LINES_MAX = 50;
+const STACK_CHARS_MAX = 16384;
+const NAME_CHARS_MAX = 256;
 const CHECKED_FILES_MAX = 10;
 const EXTENSIONS = ['.js', '.mjs', '.cjs', '.ts', '.mts', '.cts'];
 const SHELL_VARIABLES = ['PWD', 'OLDPWD', 'SHLVL', '_'];
@@ -178,11 +180,11 @@ function describe(problem, root) {
       const given = Object.hasOwn(problem, 'name') && typeof problem.name === 'string' ? problem.name : '';
       const type = given || problem.constructor?.name || 'Error';
       const message = String(problem.message);
-      return { error: (message || type).slice(0, MESSAGE_CHARS_MAX), error_type: type, stack: userStack(problem, message, root) };
+      return { error: message || type, error_type: type, stack: userStack(problem, message, root) };
     }
     const text = typeof problem === 'string' ? problem : inspect(problem, { depth: 3, breakLength: Infinity });
     const type = problem === null || problem === undefined ? String(problem) : Object(problem).constructor?.name ?? 'Object';
-    return { error: text.slice(0, MESSAGE_CHARS_MAX), error_type: String(type), stack: null };
+    return { error: text, error_type: String(type), stack: null };
   } catch {
     return { error: 'a thrown value that cannot be shown', error_type: null, stack: null }; // the user's own getters
   }
@@ -451,7 +453,12 @@ class Instance {
 
   fail(call, code, told) {
     this.end(call);
-    this.wire.sendText(ERROR, call.id, stringify({ code, ...told }));
+    this.wire.sendText(ERROR, call.id, stringify({
+      code,
+      error: told.error.slice(0, MESSAGE_CHARS_MAX),
+      error_type: told.error_type?.slice(0, NAME_CHARS_MAX) ?? null,
+      stack: told.stack?.slice(0, STACK_CHARS_MAX) ?? null,
+    }));
   }
 
   end(call) {

@@ -37,6 +37,8 @@ ZERO_ID = bytes(16)
 LOG_FRAME_BYTES = 65536
 MESSAGE_CHARS_MAX = 16384
 STACK_LINES_MAX = 50
+STACK_CHARS_MAX = 16384
+NAME_CHARS_MAX = 256
 NESTING_MAX = 5000
 """How deep JSON may nest; about 1.5 MB of the C stack."""
 SHELL_VARIABLES = ("PWD", "OLDPWD", "SHLVL", "_")
@@ -204,7 +206,7 @@ def _message(problem: BaseException) -> str:
         text = str(problem)
     except Exception:  # the user's own __str__
         text = ""
-    return text[:MESSAGE_CHARS_MAX] or type(problem).__name__
+    return text or type(problem).__name__
 
 
 def user_stack(traceback: TracebackType | None, root: str) -> str:
@@ -226,7 +228,12 @@ def inside(text: str, root: str) -> str:
 
 def error_body(code: str, error: str, error_type: str | None, stack: str) -> bytes:
     """Return the body of an ERROR; ASCII, so that any text is valid."""
-    value = {"code": code, "error": error, "error_type": error_type, "stack": stack or None}
+    value = {
+        "code": code,
+        "error": error[:MESSAGE_CHARS_MAX],
+        "error_type": error_type and error_type[:NAME_CHARS_MAX],
+        "stack": stack[-STACK_CHARS_MAX:] or None,
+    }
     return _dump_ascii(value).encode()
 
 
