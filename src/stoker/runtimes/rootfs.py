@@ -189,9 +189,10 @@ def under_shell(*command: str) -> tuple[str, ...]:
     """Return the command that runs `command` beneath a shell, with the wire on descriptor 3.
 
     The shell is pid 1 in a sandbox: it reaps orphans, and `command` is a process that signals can end. What
-    the shell itself has to say (`Killed`) is not part of anybody's log.
+    the shell itself has to say (`Killed`) is not part of anybody's log: dash
+    keeps silent about a subshell, not about a plain command whose redirections it undoes afterwards.
     """
-    script = 'exec 4>&2 2>/dev/null; "$@" 3<&0 </dev/null 2>&4 4>&-; exit $?'
+    script = 'exec 4>&2 2>/dev/null; ("$@" 3<&0 </dev/null 2>&4 4>&-); exit $?'
     return ("/bin/sh", "-c", script, "sh", *command)
 
 
