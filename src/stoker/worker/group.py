@@ -6,7 +6,7 @@ Owns the queue and who is free. Does not know how an instance is started: it ask
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -14,22 +14,12 @@ from stoker.model.call import Call
 from stoker.model.errors import FunctionBusy, NoCapacity
 from stoker.model.function import Function
 from stoker.model.limits import Limits
+from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.worker.instance import Instance
 
-
 UNUSUAL_MS = 50.0
-"""A call that has run for so long, and for five times as long as usual, says more than its predecessors; less may be
-a pause of the machine."""
-
-
-class Waiting:
-    """A call in the queue; gone from it once `timer` is None."""
-
-    __slots__ = ("call", "timer")
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.timer: asyncio.TimerHandle | None = None
+"""A call that has run for so long, and for five times as long as usual, says more than its predecessors;
+less may be a pause of the machine."""
 
 
 class Group:
@@ -42,6 +32,7 @@ class Group:
         loop: asyncio.AbstractEventLoop,
         *,
         grow: Callable[[Group], None],
+        clock: Callable[[], float],
     ) -> None:
         self.function = function
         self.generation = generation_of(function)
@@ -52,16 +43,18 @@ class Group:
         self.retired = False
         """True once a newer generation serves: it ends what it has and starts nothing idle."""
         self.run_ms: float | None = None
-        self._waiting: deque[Waiting] = deque()
-        self._queued = 0
+        self._waiting: OrderedDict[Call, asyncio.TimerHandle] = OrderedDict()
+        """The longest waiting first, each with the timer that ends its patience. Who leaves is out at once:
+        callers that come and go must not pile up here."""
         self._limits = limits
         self._loop = loop
         self._grow = grow
+        self._clock = clock
 
     @property
     def waiting(self) -> int:
         """How many calls wait."""
-        return self._queued
+        return len(self._waiting)
 
     @property
     def size(self) -> int:
@@ -70,71 +63,63 @@ class Group:
 
     @property
     def instances_max(self) -> int:
-        """The function's own limit."""
+        """How many it may have: the function's own limit, else the machine's."""
         highest = self.function.concurrency.max_instances
         return self._limits.instances_max if highest is None else highest
 
     def submit(self, call: Call) -> None:
         """Run the call in a free instance, or let it wait. Raises FunctionBusy if too many wait."""
-        if self.free and not self._queued:
+        while self.free and not self._waiting:
             instance = self.free[-1]
             if instance.slots <= 1:
                 self.free.pop()
             if instance.slots > 0:
                 instance.run(call)
                 return
-            self.submit(call)
-            return
-        if self._queued >= self._limits.waiting_calls_max:
+        if len(self._waiting) >= self._limits.waiting_calls_max:
             raise FunctionBusy(
-                f"{self._queued} calls of this function wait for an instance already", retry_after_s=1
+                f"{len(self._waiting)} calls of this function wait for an instance already", retry_after_s=1
             )
         self._wait(call)
         self._grow(self)
 
     def _wait(self, call: Call) -> None:
         wait_ms = min(self._limits.wait_ms_max, call.function.code.timeout_ms)
-        waiting = Waiting(call)
-        waiting.timer = self._loop.call_later(wait_ms / 1000, self._give_up, waiting)
-        self._waiting.append(waiting)
-        self._queued += 1
-        call.cancel = partial(self._cancel, waiting)
+        self._waiting[call] = self._loop.call_later(wait_ms / 1000, self._give_up, call, wait_ms)
+        call.cancel = partial(self._cancel, call)
 
-    def _give_up(self, waiting: Waiting) -> None:
-        waited_ms = min(self._limits.wait_ms_max, self.function.code.timeout_ms)
-        if self._leave(waiting):
-            if len(self.instances) >= self.instances_max:
-                waiting.call.end(
-                    FunctionBusy(
-                        f"all {self.instances_max} instances that the function may have were busy "
-                        f"for {waited_ms} ms",
-                        retry_after_s=1,
-                    )
-                )
-            else:
-                waiting.call.end(
-                    NoCapacity(f"no instance became free within {waited_ms} ms", retry_after_s=1)
-                )
+    def _give_up(self, call: Call, waited_ms: int) -> None:
+        if not self._leave(call):
+            return
+        highest = self.function.concurrency.max_instances
+        if highest is not None and self.size >= highest:
+            told = f"all {highest} instances that the function may have were busy for {waited_ms} ms"
+            call.end(FunctionBusy(told, retry_after_s=1))
+        else:
+            call.end(NoCapacity(f"no instance became free within {waited_ms} ms", retry_after_s=1))
 
-    def _cancel(self, waiting: Waiting) -> None:
-        if self._leave(waiting):
-            waiting.call.end(NoCapacity("the caller left while it waited for an instance"))
+    def _cancel(self, call: Call) -> None:
+        if self._leave(call):
+            waited_ms = max(0.0, (self._clock() - call.queued_at) * 1000)
+            left = Failure("invocation.cancelled", "the caller left while it waited for an instance")
+            call.end(Outcome(None, left, b"", 0, Timings(waited_ms, 0.0, 0.0)))
 
-    def _leave(self, waiting: Waiting) -> bool:
-        if waiting.timer is None:
+    def _leave(self, call: Call) -> bool:
+        timer = self._waiting.pop(call, None)
+        if timer is None:
             return False
-        waiting.timer.cancel()
-        waiting.timer = None
-        self._queued -= 1
+        timer.cancel()
+        call.cancel = None
         return True
 
     def take_waiting(self) -> Call | None:
         """Return the call that waits longest, out of the queue; None if none does."""
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if self._leave(waiting):
-                return waiting.call
-        return None
+        if not self._waiting:
+            return None
+        call, timer = self._waiting.popitem(last=False)
+        timer.cancel()
+        call.cancel = None
+        return call
 
     def offer(self, instance: Instance) -> None:
         """Give the instance what waits; what is left of it is free."""

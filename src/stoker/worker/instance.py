@@ -6,24 +6,29 @@ Owns its wire, its output and its deadlines. Does not know why it was started, n
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from stoker.model.call import Call
+from stoker.model.errors import StokerError
 from stoker.model.function import Function
-from stoker.model.launch import Exit
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox
+from stoker.worker.death import failure_of, lost, too_many_processes
 from stoker.worker.output import Output
+
+LEAVING_MS_MAX = 500
+"""How long a sandbox whose wire has closed may take to end by itself, which tells why it ended."""
+
 
 class Running:
     """One call in an instance."""
 
-    __slots__ = ("call", "deadline", "init_ms", "own_log", "started")
+    __slots__ = ("call", "deadline", "init_ms", "own_log", "own_log_bytes", "said", "started")
 
     def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
         self.call = call
@@ -32,6 +37,9 @@ class Running:
         self.init_ms = init_ms
         self.own_log: bytearray | None = None
         """What frames said it printed; used where several calls share the output."""
+        self.own_log_bytes = 0
+        self.said: Failure | None = None
+        """What the function answered, while it is looked up whether a limit was behind it."""
 
 
 class Instance(asyncio.Protocol):
@@ -50,12 +58,13 @@ class Instance(asyncio.Protocol):
         on_hello: Callable[[Instance], None],
         on_free: Callable[[Instance], None],
         on_ended: Callable[[Instance], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sandbox = sandbox
         self.function: Function | None = None
         self.per_instance = 1
         self.calls_served = 0
-        self.idle_since = time.monotonic()
+        self.idle_since = clock()
         self.last_run_ms = 0.0
         self.load_failed = False
         self.dead = False
@@ -65,6 +74,7 @@ class Instance(asyncio.Protocol):
         self._on_hello = on_hello
         self._on_free = on_free
         self._on_ended = on_ended
+        self._clock = clock
         self._reader = wire.FrameReader(frame_bytes_max=limits.result_bytes_max + wire.FRAME_SLACK_BYTES)
         self._transport: asyncio.Transport | None = None
         self._output = Output(sandbox.output, loop, limits.log_bytes_max)
@@ -72,8 +82,12 @@ class Instance(asyncio.Protocol):
         self._timer_at = 0.0
         self._init_ms = 0.0
         self._ending: Failure | None = None
+        self._worn = False
+        """True once a call in it was given up while others ran: it takes no more and ends with the last."""
         self._printed_at_boot = ""
+        self._looks: set[asyncio.Task[None]] = set()
         self._dying: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
 
     async def connect(self) -> None:
         """Take hold of the wire. The instance is the owner of the sandbox's descriptors from here on."""
@@ -85,18 +99,21 @@ class Instance(asyncio.Protocol):
     @property
     def slots(self) -> int:
         """How many more calls it can take just now."""
-        return 0 if self.dead or self._ending else self.per_instance - len(self.running)
+        if self.dead or self._ending or self._worn:
+            return 0
+        return self.per_instance - len(self.running)
 
     def load(self, function: Function, frame: bytes, init_ms: float) -> None:
         """Give it to a function for good; calls may follow at once."""
         self.function = function
         self.per_instance = function.concurrency.per_instance
         self._init_ms = init_ms
+        self._output.take()  # what the runtime printed while it booted is no call's
         self._write(frame)
 
     def run(self, call: Call) -> None:
         """Take a call. Its end is told to the call itself, whatever happens."""
-        now = time.monotonic()
+        now = self._clock()
         timeout_ms = call.function.code.timeout_ms
         deadline = now + timeout_ms / 1000
         self.running[call.id] = Running(call, now, deadline, self._init_ms)
@@ -109,7 +126,7 @@ class Instance(asyncio.Protocol):
     def kill(self, failure: Failure | None = None) -> None:
         """End it now. Calls in flight end with `failure`, or as lost."""
         if self._ending is None:
-            self._ending = failure or _lost("the instance was ended while it ran the call")
+            self._ending = failure or lost("the instance was ended while it ran the call")
         self.sandbox.kill()
 
     @property
@@ -120,8 +137,9 @@ class Instance(asyncio.Protocol):
     async def gone(self) -> None:
         """Return when nothing of it is left."""
         await self.sandbox.ended()
-        if self._dying is not None:
-            await asyncio.shield(self._dying)
+        if self._transport is not None:
+            self._transport.abort()  # nothing of the sandbox lives: whoever holds the wire now is a stranger
+        await self._gone.wait()
 
     # -- the wire --------------------------------------------------------------------------------
 
@@ -133,15 +151,17 @@ class Instance(asyncio.Protocol):
             frames = self._reader.feed(data)
         except wire.WireError:
             self.kill(Failure("function.exited", "the function broke the wire to its instance"))
+            if self._transport is not None:
+                self._transport.abort()  # the stream has no next frame that could be found
             return
         for kind, call_id, body in frames:
             if kind == wire.RESULT:
-                running = self.running.pop(call_id, None)
-                if running is not None:
+                running = self.running.get(call_id)
+                if running is not None and running.said is None:
                     self._end(running, body, None)
             elif kind == wire.ERROR:
-                running = self.running.pop(call_id, None)
-                if running is not None:
+                running = self.running.get(call_id)
+                if running is not None and running.said is None:
                     self._failed(running, body)
             elif kind == wire.LOG:
                 self._printed(call_id, body)
@@ -154,7 +174,6 @@ class Instance(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.dead = True
         self._transport = None
-        self.sandbox.kill()  # whatever closed the wire, nothing of it may go on
         self._dying = self._loop.create_task(self._die(), name=f"instance {self.sandbox.id} dies")
 
     def _write(self, frame: bytes) -> None:
@@ -164,30 +183,36 @@ class Instance(asyncio.Protocol):
     # -- ends of calls ---------------------------------------------------------------------------
 
     def _end(self, running: Running, result: bytes | None, failure: Failure | None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         call = running.call
+        self.running.pop(call.id, None)
         if self.per_instance == 1:
             log, log_bytes = self._output.take()
         else:
             log, log_bytes = self._log_of(running)
-        outcome = Outcome(
-            result,
-            failure,
-            log,
-            log_bytes,
-            Timings(
-                (running.started - call.queued_at) * 1000 - running.init_ms,
-                running.init_ms,
-                (now - running.started) * 1000,
-            ),
-        )
+        waited_ms = max(0.0, (running.started - call.queued_at) * 1000)
+        init_ms = min(running.init_ms, waited_ms)  # the instance may have been on its way before the call
+        run_ms = (now - running.started) * 1000
+        outcome = Outcome(result, failure, log, log_bytes, Timings(waited_ms - init_ms, init_ms, run_ms))
         self.calls_served += 1
-        self.last_run_ms = outcome.timings.run_ms
-        if not self.dead:
-            if not self.running:
-                self.idle_since = now
-            self._on_free(self)  # its next call goes out before this one is answered: both cores work
-        call.end(outcome)
+        self.last_run_ms = run_ms
+        try:
+            if not self.dead:
+                if not self.running:
+                    self.idle_since = now
+                    if self._worn:
+                        self.kill()
+                self._on_free(self)  # its next call goes out before this one is answered: both cores work
+        finally:
+            self._tell(call, outcome)
+
+    def _tell(self, call: Call, outcome: Outcome) -> None:
+        try:
+            call.end(outcome)
+        except Exception as error:  # who waits for this end must not cost the calls after it their instance
+            self._loop.call_exception_handler(
+                {"message": "the end of a call could not be told", "exception": error}
+            )
 
     def _failed(self, running: Running, body: bytes) -> None:
         try:
@@ -196,40 +221,42 @@ class Instance(asyncio.Protocol):
             failure = Failure("function.error", "the function failed and could not say why")
         if failure.code == "function.load_failed":
             self.load_failed = True
-        if failure.code == "function.error":
-            self._loop.create_task(
-                self._end_after_look(running, failure), name=f"limits of {self.sandbox.id}"
-            )
-        else:
+            self._worn = self.per_instance > 1
+        if failure.code != "function.error":
             self._end(running, None, failure)
+            return
+        running.said = failure
+        look = self._loop.create_task(self._look(running, failure), name=f"limits of {self.sandbox.id}")
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
-    async def _end_after_look(self, running: Running, failure: Failure) -> None:
+    async def _look(self, running: Running, said: Failure) -> None:
         """A handler that failed may have failed for want of processes: then say so."""
-        usage = await self.sandbox.usage()
-        if usage.processes_limit_hit:
-            failure = Failure(
-                "function.too_many_processes",
-                f"the limit of {self._limits.processes_max} processes and threads was hit: {failure.error}",
-                failure.error_type,
-                failure.stack,
-            )
-            self._ending = self._ending or _lost("the instance was ended as it had too many processes")
-            self.sandbox.kill()
-        self._end(running, None, failure)
+        hit = False
+        try:
+            with suppress(StokerError):  # there is nobody to ask any more: what the function said counts
+                hit = (await self.sandbox.usage()).processes_limit_hit
+        finally:
+            if self.running.get(running.call.id) is running:
+                if hit:
+                    self._ending = self._ending or lost("the instance was ended as it had too many processes")
+                    self.sandbox.kill()
+                self._end(running, None, too_many_processes(said, self._limits) if hit else said)
 
     def _printed(self, call_id: bytes, text: bytes) -> None:
         running = self.running.get(call_id)
         if running is not None:
             if running.own_log is None:
                 running.own_log = bytearray()
+            running.own_log_bytes += len(text)
             running.own_log += text[: max(0, self._limits.log_bytes_max - len(running.own_log))]
 
     def _log_of(self, running: Running) -> tuple[bytes, int]:
         log = bytes(running.own_log or b"")
         if not self.running:  # what no frame claimed (a child process, native code) goes to the last one
             rest, rest_bytes = self._output.take()
-            return (log + rest)[: self._limits.log_bytes_max], len(log) + rest_bytes
-        return log, len(log)
+            return (log + rest)[: self._limits.log_bytes_max], running.own_log_bytes + rest_bytes
+        return log, running.own_log_bytes
 
     # -- deadlines and cancelling ----------------------------------------------------------------
 
@@ -244,73 +271,73 @@ class Instance(asyncio.Protocol):
         self._timer = None
         if not self.running:
             return
-        now = time.monotonic()
+        now = self._clock()
         next_at = min(running.deadline for running in self.running.values())
         if next_at > now:
             self._arm(next_at)
             return
-        for call_id in [key for key, running in self.running.items() if running.deadline <= now]:
-            running = self.running.pop(call_id)
+        for running in [one for one in self.running.values() if one.deadline <= now]:
+            if running.said is not None:
+                self._end(running, None, running.said)  # it answered in time
+                continue
             timeout_ms = running.call.function.code.timeout_ms
-            self._ending = self._ending or _lost("another call in the same instance ran into its timeout")
+            self._ending = self._ending or lost("another call in the same instance ran into its timeout")
             self.sandbox.kill()
             self._end(
                 running, None, Failure("function.timeout", f"the function ran longer than {timeout_ms} ms")
             )
+        if self.running and self._timer is None:
+            self._arm(min(running.deadline for running in self.running.values()))
 
     def _canceller(self, call_id: bytes) -> Callable[[], None]:
         def cancel() -> None:
-            running = self.running.pop(call_id, None)
+            running = self.running.get(call_id)
             if running is None:
                 return
-            # A handler cannot be interrupted from outside: the instance goes, and its place is free.
-            self._ending = self._ending or _lost("another call in the same instance was cancelled")
-            self.sandbox.kill()
-            self._end(running, None, Failure("invocation.cancelled", "the caller left before the end"))
+            if running.said is None:
+                self._give_up()
+            cancelled = Failure("invocation.cancelled", "the caller left before the end")
+            self._end(running, None, running.said or cancelled)
 
         return cancel
+
+    def _give_up(self) -> None:
+        """A handler cannot be interrupted from outside: the instance goes, and its place is free."""
+        if len(self.running) > 1:
+            self._worn = True  # not before the other calls in it have ended
+        else:
+            self._ending = self._ending or lost("the instance was ended as a call in it was cancelled")
+            self.sandbox.kill()
 
     # -- death -----------------------------------------------------------------------------------
 
     async def _die(self) -> None:
         try:
+            if self.running and self._ending is None:
+                await self._leave_by_itself()
+            self.sandbox.kill()  # whatever closed the wire, nothing of it may go on
             how = await self.sandbox.ended()
             while self.running:
-                _, running = self.running.popitem()
-                self._end(running, None, self._ending or _failure_of(how, self._limits))
+                running = next(iter(self.running.values()))
+                said = running.said
+                if said is not None and how.processes_limit_hit:
+                    said = too_many_processes(said, self._limits)
+                self._end(running, None, said or self._ending or failure_of(how, self._limits))
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            for look in self._looks:
+                look.cancel()
             if self.function is None:
                 self._printed_at_boot = self._output.take()[0][-500:].decode(errors="replace").strip()
             self._output.close()
+            self._gone.set()
             self._on_ended(self)
 
-
-def _failure_of(how: Exit, limits: Limits) -> Failure:
-    """Return what the death of an instance means for the call that it ran."""
-    if how.out_of_memory:
-        return Failure("function.out_of_memory", "the function used more memory than its size allows")
-    if how.processes_limit_hit:
-        return Failure(
-            "function.too_many_processes",
-            f"the limit of {limits.processes_max} processes and threads was hit and the function ended",
-        )
-    if how.killed_from_outside:
-        return _lost("the instance died under the call")
-    if how.signal is not None:
-        return Failure("function.exited", f"the function was ended by {_signal_name(how.signal)}")
-    if how.code is not None:
-        return Failure("function.exited", f"the function exited with code {how.code} before it answered")
-    return _lost("the instance died under the call")
-
-
-def _lost(text: str) -> Failure:
-    return Failure("platform.lost", text)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    async def _leave_by_itself(self) -> None:
+        """Give a process that exits the time to do so: killed meanwhile, it would look like lost."""
+        try:
+            async with asyncio.timeout(LEAVING_MS_MAX / 1000):
+                await self.sandbox.ended()
+        except TimeoutError:
+            self._ending = Failure("function.exited", "the function closed the wire to its instance")

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from stoker.model.call import Call
-from stoker.model.errors import PlatformError, StokerError
-from stoker.model.function import Asset, Function
-from stoker.model.launch import Code, InstanceLimits, LaunchPlan
-from stoker.model.limits import MIB, Limits
+from stoker.model.errors import NoCapacity, PlatformError, StokerError
+from stoker.model.function import Function
+from stoker.model.launch import LaunchPlan
+from stoker.model.limits import Limits
 from stoker.model.outcome import Failure
-from stoker.runtimes import wire
 from stoker.sandbox.engine import Engine
+from stoker.worker.boots import Boots
 from stoker.worker.eviction import SCARCE_SHARE, Idle, Pressure, first_to_go, to_evict
 from stoker.worker.group import Group, generation_of
+from stoker.worker.handover import CodeFolders, Contents, Handover
 from stoker.worker.instance import Instance
 from stoker.worker.placement import Load, instances_to_start
 from stoker.worker.spares import Spares
@@ -31,18 +31,6 @@ Identity = tuple[str, str, str]
 GROW_AGAIN_S = 0.05
 """While calls wait the decision to start instances is taken anew this often."""
 TIDY_S = 1.0
-
-
-class CodeFolders(Protocol):
-    """Where the code of a function lies unpacked."""
-
-    async def folder(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> Path: ...
-
-
-class Contents(Protocol):
-    """Where the content of assets comes from."""
-
-    async def get(self, account: str, digest: str) -> bytes: ...
 
 
 class Notes(Protocol):
@@ -69,24 +57,21 @@ class Pool:
         pressure: Callable[[], Pressure],
         cores: int,
         notes: Notes,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._plans = plans
-        self._folders = folders
-        self._contents = contents
+        self._handover = Handover(folders, contents, limits, cpu_millis)
         self._limits = limits
         self._spare_counts = spares
-        self._cpu_millis = cpu_millis
         self._pressure = pressure
         self._cores = cores
         self._notes = notes
+        self._clock = clock
+        self._spares: dict[str, Spares] = {}
         self._groups: dict[Identity, Group] = {}
         self._retired: set[Group] = set()
         self._group_of: dict[Instance, Group] = {}
-        self._booting: dict[Instance, asyncio.Future[Instance]] = {}
-        self._all: set[Instance] = set()
-        self._claims: Counter[str] = Counter()
-        """Starts that have not taken their spare yet: who decides in the same instant must not count on it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._tidying: asyncio.TimerHandle | None = None
@@ -97,35 +82,50 @@ class Pool:
     async def open(self) -> None:
         """Boot the spares; returns once one of each runtime has said hello. Raises PlatformError."""
         self._loop = asyncio.get_running_loop()
+        boots = self._boots = Boots(
+            self._engine,
+            self._limits,
+            self._loop,
+            on_free=self._freed,
+            on_ended=self._ended,
+            clock=self._clock,
+        )
         self._spares = {
             runtime: Spares(
                 runtime,
-                self._boot_of(plan),
+                boots.of(plan),
                 count=self._spare_counts.get(runtime, 0),
                 loop=self._loop,
                 on_failure=self._boot_failed,
+                hurry=partial(boots.hurry, runtime),
+                clock=self._clock,
             )
             for runtime, plan in self._plans.items()
         }
-        first = await asyncio.gather(*(spares.take() for spares in self._spares.values()))
-        for instance, spares in zip(first, self._spares.values(), strict=True):
-            spares.give_back(instance)
+        filled = await asyncio.gather(
+            *(spares.fill() for spares in self._spares.values()), return_exceptions=True
+        )
+        for failure in filled:
+            if failure is not None:
+                await self.close()
+                raise failure
         self._tidying = self._loop.call_later(TIDY_S, self._tidy)
 
     async def close(self) -> None:
-        """End every instance. Calls still in flight end as lost."""
+        """End every instance. Calls still in flight end as lost, those that wait as told to try again."""
         self._closed = True
         for timer in (self._ticking, self._tidying):
             if timer is not None:
                 timer.cancel()
+        for group in [*self._groups.values(), *self._retired]:
+            while (call := group.take_waiting()) is not None:
+                call.end(NoCapacity("the server is stopping", retry_after_s=1))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(spares.close() for spares in self._spares.values()))
-        instances = list(self._all)
-        for instance in instances:
-            instance.kill()
-        await asyncio.gather(*(instance.gone() for instance in instances))
+        if self._spares:
+            await self._boots.close()
 
     @property
     def problem(self) -> str | None:
@@ -146,9 +146,14 @@ class Pool:
     def submit(self, call: Call) -> None:
         """Run a call, now or as soon as an instance is free; its end is told to the call.
 
-        Raises FunctionBusy where too many calls of the function wait already.
+        Raises FunctionBusy where too many calls of the function wait already, NoCapacity while the pool
+        closes, PlatformError for a runtime that is not here.
         """
         function = call.function
+        if self._closed:
+            raise NoCapacity("the server is stopping", retry_after_s=1)
+        if function.code.runtime not in self._spares:
+            raise PlatformError(f"the runtime {function.code.runtime} does not run here")
         identity = (function.account, function.collection_topic, function.service)
         group = self._groups.get(identity)
         if group is None or group.function is not function:
@@ -162,12 +167,14 @@ class Pool:
                 group.function = function  # another description or limit: what runs is the same
                 return group
             self._retire(group)
-        group = Group(function, self._limits, self._loop, grow=self._grow)
+        group = Group(function, self._limits, self._loop, grow=self._grow, clock=self._clock)
         self._groups[identity] = group
         return group
 
     def function_changed(self, before: Function, after: Function | None) -> None:
         """Take note of a stored change: instances of what is gone end, `min_instances` are started."""
+        if self._closed:
+            return
         identity = (before.account, before.collection_topic, before.service)
         if after is None:
             group = self._groups.pop(identity, None)
@@ -197,8 +204,8 @@ class Pool:
             serving=len(group.instances),
             starting=group.starting,
             per_instance=group.function.concurrency.per_instance,
-            run_ms=group.longest_run_ms(time.monotonic()),
-            spares=max(0, spares.ready - self._claims[group.function.code.runtime]),
+            run_ms=group.longest_run_ms(self._clock()),
+            spares=spares.ready,
             boot_ms=spares.boot_ms,
             cores=self._cores,
         )
@@ -217,11 +224,13 @@ class Pool:
 
     def _make_room(self, group: Group) -> bool:
         """Tell whether one more instance fits; ends an idle one of another function if need be."""
-        serving = len(self._group_of) + sum(one.starting for one in self._groups.values())
+        groups = (*self._groups.values(), *self._retired)
+        serving = len(self._group_of) + sum(one.starting for one in groups)
         scarce = self._pressure().share_free < SCARCE_SHARE
         if serving < self._limits.instances_max and not scarce:
             return True
-        key = first_to_go([idle for idle in self._idle() if idle.key not in _ids(group.free)])
+        own = {instance.sandbox.id for instance in group.free}
+        key = first_to_go([idle for idle in self._idle() if idle.key not in own])
         if key is None:
             return False
         self._end(next(one for one in self._group_of if one.sandbox.id == key))
@@ -229,62 +238,28 @@ class Pool:
 
     def _start(self, group: Group) -> None:
         group.starting += 1
-        self._claims[group.function.code.runtime] += 1
-        task = self._loop.create_task(self._specialise(group), name=f"start {group.function.name}")
+        # Taken here and now: who decides in the same instant must not count on the same spare.
+        spare = self._spares[group.function.code.runtime].take_now()
+        task = self._loop.create_task(self._specialise(group, spare), name=f"start {group.function.name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _specialise(self, group: Group) -> None:
+    async def _specialise(self, group: Group, spare: Instance | None) -> None:
         function = group.function
-        began = time.monotonic()
-        instance: Instance | None = None
+        began = self._clock()
         try:
-            fetching = asyncio.ensure_future(self._code_of(function))
-            try:
-                instance = await self._take_spare(function.code.runtime)
-                folder = await fetching
-            finally:
-                fetching.cancel()
-            await instance.sandbox.assign(
-                Code(folder, writable=not function.code.read_only_fs),
-                InstanceLimits(
-                    function.memory_bytes,
-                    self._cpu_millis(function.memory_bytes),
-                    self._limits.processes_max,
-                ),
-            )
-        except BaseException as error:
+            instance = await self._handover.prepare(function, spare, self._spares[function.code.runtime])
+        except Exception as error:
             group.starting -= 1
-            if instance is not None:
-                instance.kill()
-            if not isinstance(error, Exception):
-                raise
             self._start_failed(group, error)
             return
         group.starting -= 1
-        if instance.dead:
-            self._start_failed(group, PlatformError("the instance died before it got its code"))
-            return
         group.instances.add(instance)
         self._group_of[instance] = group
-        instance.load(
-            function, _load_frame(instance, function, self._limits), (time.monotonic() - began) * 1000
-        )
+        self._handover.load(instance, function, (self._clock() - began) * 1000)
         group.offer(instance)
         if group.retired and not instance.running:
             self._end(instance)
-
-    async def _take_spare(self, runtime: str) -> Instance:
-        try:
-            return await self._spares[runtime].take()
-        finally:
-            self._claims[runtime] -= 1
-
-    async def _code_of(self, function: Function) -> Path:
-        async def fetch(digest: str) -> bytes:
-            return await self._contents.get(function.account, digest)
-
-        return await self._folders.folder(function.code.assets, fetch)
 
     def _start_failed(self, group: Group, error: Exception) -> None:
         self._notes.warning("instance_failed", function=group.function.subject, error=repr(error))
@@ -294,42 +269,10 @@ class Pool:
             call.end(told)
         self._drop_if_done(group)
 
-    # -- booting ---------------------------------------------------------------------------------
-
-    def _boot_of(self, plan: LaunchPlan) -> Callable[[bool], Awaitable[Instance]]:
-        async def boot(urgent: bool) -> Instance:
-            sandbox = await self._engine.boot(plan, urgent=urgent)
-            instance = Instance(
-                sandbox,
-                self._limits,
-                self._loop,
-                on_hello=self._hello,
-                on_free=self._freed,
-                on_ended=self._ended,
-            )
-            hello: asyncio.Future[Instance] = self._loop.create_future()
-            self._booting[instance] = hello
-            self._all.add(instance)
-            try:
-                await instance.connect()
-                return await hello
-            except BaseException:
-                instance.kill()
-                raise
-            finally:
-                self._booting.pop(instance, None)
-
-        return boot
-
-    def _hello(self, instance: Instance) -> None:
-        hello = self._booting.get(instance)
-        if hello is not None and not hello.done():
-            hello.set_result(instance)
+    # -- what instances tell ---------------------------------------------------------------------
 
     def _boot_failed(self, runtime: str, error: BaseException) -> None:
         self._notes.warning("boot_failed", runtime=runtime, error=repr(error))
-
-    # -- what instances tell ---------------------------------------------------------------------
 
     def _freed(self, instance: Instance) -> None:
         group = self._group_of.get(instance)
@@ -341,11 +284,6 @@ class Pool:
             self._end(instance)
 
     def _ended(self, instance: Instance) -> None:
-        self._all.discard(instance)
-        hello = self._booting.get(instance)
-        if hello is not None and not hello.done():
-            printed = instance.printed_at_boot
-            hello.set_exception(PlatformError(f"the instance died while it booted: {printed}"))
         group = self._group_of.pop(instance, None)
         if group is None:
             for spares in self._spares.values():
@@ -354,8 +292,6 @@ class Pool:
         group.forget(instance)
         if group.waiting and not self._closed:
             self._grow(group)
-        elif not group.retired and not self._closed:
-            self._keep_minimum(group)
         self._drop_if_done(group)
 
     def _end(self, instance: Instance) -> None:
@@ -367,32 +303,33 @@ class Pool:
     # -- idle ones -------------------------------------------------------------------------------
 
     def _idle(self) -> list[Idle]:
-        now = time.monotonic()
+        now = self._clock()
         found = []
         for group in self._groups.values():
-            kept = group.function.concurrency.min_instances
-            for position, instance in enumerate(reversed(group.free)):
-                if not instance.running:
-                    found.append(
-                        Idle(
-                            instance.sandbox.id,
-                            (now - instance.idle_since) * 1000,
-                            instance.calls_served,
-                            kept=position < kept,
-                        )
-                    )
+            idle = [one for one in reversed(group.free) if not one.running]
+            kept = group.function.concurrency.min_instances - (len(group.instances) - len(idle))
+            for position, instance in enumerate(idle):
+                idle_ms = (now - instance.idle_since) * 1000
+                key, calls = instance.sandbox.id, instance.calls_served
+                found.append(Idle(key, idle_ms, calls, kept=position < kept))
         return found
 
     def _tidy(self) -> None:
-        """End what idled too long, once a second."""
+        """End what idled too long and start what is to be kept, once a second.
+
+        No sooner: a function that dies whenever it is loaded would be started as fast as it dies.
+        """
         self._tidying = self._loop.call_later(TIDY_S, self._tidy)
         keys = set(to_evict(self._idle(), self._pressure(), self._limits.idle_ms_max))
         if keys:
             for instance in [one for one in self._group_of if one.sandbox.id in keys]:
                 self._end(instance)
         for identity, group in list(self._groups.items()):
+            self._keep_minimum(group)
             if not group.size and not group.waiting and not group.function.concurrency.min_instances:
                 del self._groups[identity]
+        for group in list(self._retired):
+            self._drop_if_done(group)
 
     def _keep_minimum(self, group: Group) -> None:
         missing = group.function.concurrency.min_instances - group.size
@@ -400,25 +337,6 @@ class Pool:
             if not self._make_room(group):
                 return
             self._start(group)
-
-
-def _ids(instances: list[Instance]) -> set[str]:
-    return {one.sandbox.id for one in instances}
-
-
-def _load_frame(instance: Instance, function: Function, limits: Limits) -> bytes:
-    code = function.code
-    env = dict(item.partition("=")[::2] for item in code.env_vars or ())
-    return wire.encode_load(
-        handler=code.handler,
-        root=instance.sandbox.code_root,
-        env=env,
-        function_name=function.name,
-        function_version=str(code.version),
-        memory_mb=function.memory_bytes // MIB,
-        per_instance=function.concurrency.per_instance,
-        result_bytes_max=limits.result_bytes_max,
-    )
 
 
 def machine_pressure() -> Pressure:

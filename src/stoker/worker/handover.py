@@ -1,0 +1,96 @@
+"""Handover: how a spare becomes an instance of a function: its code, its limits, the frame that loads it.
+
+Does not know why a function needs an instance, nor what becomes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from stoker.model.errors import PlatformError
+from stoker.model.function import Asset, Function
+from stoker.model.launch import Code, InstanceLimits
+from stoker.model.limits import MIB, Limits
+from stoker.runtimes import wire
+from stoker.sandbox.engine import SandboxGone
+from stoker.worker.instance import Instance
+from stoker.worker.spares import Spares
+
+SPARES_TRIED_MAX = 3
+"""A spare may die before it gets its code; so many in a row are no accident."""
+
+
+class CodeFolders(Protocol):
+    """Where the code of a function lies unpacked."""
+
+    async def folder(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> Path: ...
+
+
+class Contents(Protocol):
+    """Where the content of assets comes from."""
+
+    async def get(self, account: str, digest: str) -> bytes: ...
+
+
+class Handover:
+    """Gives spares to functions."""
+
+    def __init__(
+        self, folders: CodeFolders, contents: Contents, limits: Limits, cpu_millis: Callable[[int], int]
+    ) -> None:
+        self._folders = folders
+        self._contents = contents
+        self._limits = limits
+        self._cpu_millis = cpu_millis
+
+    async def prepare(self, function: Function, spare: Instance | None, spares: Spares) -> Instance:
+        """Return an instance that has the function's code and limits; `spare` is tried before others.
+
+        One that dies meanwhile is replaced. Waits for the code's content and for boots; raises StokerError,
+        and then nothing of what it took is left over.
+        """
+        try:
+            folder = await self._folder(function)
+        except BaseException:
+            if spare is not None:
+                spares.give_back(spare)
+            raise
+        code = Code(folder, writable=not function.code.read_only_fs)
+        cpu_millis = self._cpu_millis(function.memory_bytes)
+        limits = InstanceLimits(function.memory_bytes, cpu_millis, self._limits.processes_max)
+        for _ in range(SPARES_TRIED_MAX):
+            instance, spare = spare or await spares.take(), None
+            try:
+                await instance.sandbox.assign(code, limits)
+            except SandboxGone:
+                instance.kill()
+            except BaseException:
+                instance.kill()
+                raise
+            else:
+                if not instance.dead:
+                    return instance
+        raise PlatformError("the instances of the runtime died before they got the function's code")
+
+    def load(self, instance: Instance, function: Function, init_ms: float) -> None:
+        """Have a prepared instance load the function; calls may follow at once."""
+        code = function.code
+        frame = wire.encode_load(
+            handler=code.handler,
+            root=instance.sandbox.code_root,
+            env=dict(item.partition("=")[::2] for item in code.env_vars or ()),
+            function_name=function.name,
+            function_version=str(code.version),
+            memory_mb=function.memory_bytes // MIB,
+            per_instance=function.concurrency.per_instance,
+            result_bytes_max=self._limits.result_bytes_max,
+        )
+        instance.load(function, frame, init_ms)
+
+    async def _folder(self, function: Function) -> Path:
+        async def fetch(digest: str) -> bytes:
+            return await self._contents.get(function.account, digest)
+
+        return await self._folders.folder(function.code.assets, fetch)
