@@ -248,6 +248,53 @@ def test_abort_ends_a_stop_at_once(start_edge: StartEdge, calls: Calls) -> None:
     assert calls.left.acquire(timeout=WAIT_S)
 
 
+def test_an_answer_to_a_connection_that_is_just_being_cut_raises_nothing(
+    start_edge: StartEdge, calls: Calls
+) -> None:
+    edge = start_edge(invoke=calls)
+    client = edge.connect()
+    client.send(client.invoke(b"{}"))
+    exchange = calls.next()
+
+    def cut_and_answer() -> None:
+        edge.server.abort()
+        exchange.respond(200, b"x" * 1_000_000)  # before the loop has told that it is lost
+
+    edge.on_loop(cut_and_answer)
+    edge.stopping(drain_ms=0)()
+
+    assert edge.log.events == []
+    assert not calls.left.acquire(blocking=False)  # it was answered, as far as the handler knows
+
+
+def test_a_request_half_sent_when_the_server_stops_is_answered_and_what_follows_is_not_run(
+    start_edge: StartEdge,
+) -> None:
+    handled: list[bytes] = []
+
+    def invoke(request: Request, exchange: Exchange) -> None:
+        handled.append(bytes(request.body))
+        exchange.respond(200, b"{}")
+
+    edge = start_edge(invoke=invoke)
+    client, other = edge.connect(), edge.connect()
+    request = client.invoke(b"half")
+    client.send(request[:20])
+    for _ in range(3):  # what was sent before these is read by now
+        other.call(b"other")
+
+    wait = edge.stopping(drain_ms=10_000)
+    assert other.is_closed()
+    client.send(request[20:] + client.invoke(b"after"))
+    answer = client.answer()
+
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert client.is_closed()
+    client.close()
+    wait()
+    assert handled == [b"other"] * 3 + [b"half"]
+
+
 def test_a_gone_that_raises_harms_nobody_else(start_edge: StartEdge) -> None:
     left = threading.Event()
     ready = threading.Event()
