@@ -39,6 +39,12 @@ class Client:
             base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60
         )
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def create(
         self, name: str, files: dict[str, str | bytes], *, runtime: str = "nodejs", **rest: Any
     ) -> httpx.Response:

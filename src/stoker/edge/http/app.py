@@ -49,7 +49,7 @@ def make_app(
         return answer({"status": "ready", **notes()})
 
     async def invoke_by_another_verb(request: Request) -> Response:
-        raise HTTPException(405, headers={"Allow": "POST"})
+        raise MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}", allow=("POST",))
 
     async def failed(request: Request, error: Exception) -> Response:
         found = errors.answer(_ours(request, error))
@@ -77,8 +77,7 @@ def _ours(request: Request, error: Exception) -> Exception:
         return error
     path = request.url.path
     if error.status_code == 405:
-        allow = _allowed(request) or tuple((error.headers or {}).get("Allow", "").split(", "))
-        return MethodNotAllowed(f"{request.method} is not allowed on {path}", allow=allow)
+        return MethodNotAllowed(f"{request.method} is not allowed on {path}", allow=_allowed(request))
     if error.status_code == 404:
         return NotFound(f"there is nothing at {path}")
     return InvalidRequest(str(error.detail))
