@@ -24,7 +24,7 @@ DIGEST = "Stoker-Digest"
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEARTBEAT_MS = 500
-SILENCE_MS_MAX = 2_000
+SILENCE_MS_MAX = 1_500
 """Without an event or heartbeat for so long the consumer is gone, with its server: make another one."""
 ROUNDS_MAX = 5
 
@@ -125,8 +125,8 @@ class EventLog:
             before = reader.position
             await self._read(reader)
             stuck = stuck + 1 if reader.position == before else 0
-            if stuck:
-                # Nothing came: the next event cannot be read, or the server was restarted meanwhile.
+            if reader.position < stored:
+                # It fell silent: the next event cannot be read, or the server was restarted meanwhile.
                 following = await self._jetstream.get(
                     self.stream, {"seq": reader.position + 1, "next_by_subj": ">"}
                 )

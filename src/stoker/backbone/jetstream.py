@@ -27,6 +27,7 @@ DISK_RESERVE_FILES = 64
 BATCH_COUNT_MAX = 1_000
 """The server's own limit for one atomic batch."""
 REPLICAS_MAX = 3
+"""More servers hold no more copies: a majority of three survives one loss, and each copy costs a write."""
 
 
 class Code(IntEnum):
@@ -147,6 +148,11 @@ class JetStream:
         if self.connection.connected and self.connection.server:
             self._full = self._no_room()
         return self.connection.unhealthy_reason or ("the disk is full" if self._full else None)
+
+    @property
+    def replicas(self) -> int:
+        """How many copies a new stream should have: one a server, at most REPLICAS_MAX."""
+        return min(REPLICAS_MAX, self.connection.cluster_size)
 
     async def publish(self, message: Message) -> Ack:
         """Return once the stream has stored it. Give it a message id: it may be sent more than once.

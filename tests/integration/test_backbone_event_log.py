@@ -1,0 +1,137 @@
+"""The event log on a real server: its rules, its speed under kills, and what it does on a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from stoker.backbone.event_log import EXPECTED, Event
+from stoker.backbone.jetstream import JetStream
+from stoker.model.errors import StorageFull, Unavailable, VersionConflict
+from stoker.testing.backbone_rules import EVENT_LOG_RULES, Log
+
+from .conftest import OpenStore, Store
+
+
+@pytest.mark.parametrize("rule", EVENT_LOG_RULES, ids=lambda rule: rule.__name__)
+async def test_the_event_log_keeps_the_rule(rule: Callable[[Log], Awaitable[None]], store: Store) -> None:
+    await rule(store.log)
+
+
+async def test_what_was_acknowledged_is_there_for_the_next_server(open_store: OpenStore) -> None:
+    store = await open_store()
+    for number in range(20):
+        await store.log.append(f"accounts.a.catalog.{number}", b"%d" % number, expected=0)
+    before = await store.events()
+    await store.close()
+
+    store = await open_store()
+
+    assert await store.events() == before
+    assert len(before) == 20
+
+
+async def test_kills_under_two_hundred_appends_lose_nothing_acknowledged_and_double_nothing(
+    store: Store,
+) -> None:
+    acknowledged: dict[int, str] = {}
+    told: asyncio.Queue[None] = asyncio.Queue()
+
+    async def append(number: int) -> None:
+        subject = f"accounts.a.catalog.{number}"
+        # A caller that is told to come again comes again, with the same precondition.
+        while True:
+            try:
+                acknowledged[await store.log.append(subject, b"x" * 500, expected=0)] = subject
+                told.put_nowait(None)
+                return
+            except Unavailable:
+                continue
+            except VersionConflict:
+                return  # stored by the attempt before, of which it was not known
+
+    appends = [asyncio.create_task(append(number)) for number in range(200)]
+    for _ in range(3):
+        for _ in range(30):
+            await told.get()
+        await store.kill_server()
+    await asyncio.gather(*appends)
+
+    stored = {event.sequence: event.subject for event in await store.events()}
+    assert acknowledged.items() <= stored.items()
+    assert len(stored) == len(set(stored.values())) == 200
+
+
+async def test_kills_under_batches_leave_each_whole_or_not_there(store: Store) -> None:
+    told: asyncio.Queue[None] = asyncio.Queue()
+
+    async def append(number: int) -> None:
+        events = [(f"accounts.a.catalog.{number}.{part}", b"x", 0) for part in range(5)]
+        while True:
+            try:
+                await store.log.append_batch(events)
+                told.put_nowait(None)
+                return
+            except Unavailable:
+                continue
+            except VersionConflict:
+                return
+
+    appends = [asyncio.create_task(append(number)) for number in range(40)]
+    for _ in range(2):
+        for _ in range(8):
+            await told.get()
+        await store.kill_server()
+    await asyncio.gather(*appends)
+
+    subjects = [event.subject for event in await store.events()]
+    assert len(subjects) == len(set(subjects)) == 200
+    starts = subjects[::5]
+    assert all(
+        subjects[5 * place + part] == f"{start[:-2]}.{part}"
+        for place, start in enumerate(starts)
+        for part in range(5)
+    )
+
+
+async def test_a_replay_goes_on_after_its_server_was_killed(store: Store) -> None:
+    for part in range(3):
+        await store.log.append_batch(
+            [(f"accounts.a.catalog.{part}.{number}", b"x" * 2000, 0) for number in range(900)]
+        )
+    seen: list[int] = []
+
+    def fold(event: Event) -> None:
+        seen.append(event.sequence)
+        if event.sequence == 100:
+            store.signal_server(signal.SIGKILL)
+
+    last = await store.log.replay(fold)
+
+    assert last == 2700
+    assert seen == list(range(1, 2701))
+
+
+async def test_a_conflict_names_no_internals(store: Store) -> None:
+    await store.log.append("accounts.a.catalog.x", b"1", expected=0)
+
+    with pytest.raises(VersionConflict) as refused:
+        await store.log.append("accounts.a.catalog.x", b"2", expected=7)
+
+    assert EXPECTED not in refused.value.message
+    assert "nats" not in refused.value.message.lower()
+
+
+async def test_a_nearly_full_disk_takes_nothing_new_and_still_gives_what_it_has(store: Store) -> None:
+    await store.log.append("accounts.a.catalog.x", b"1", expected=0)
+    full = JetStream(store.connection, disk_reserve_bytes=1 << 60)
+    store.log._jetstream = full
+
+    with pytest.raises(StorageFull):
+        await store.log.append("accounts.a.catalog.y", b"2", expected=0)
+
+    assert full.unhealthy_reason == "the disk is full"
+    assert [event.data for event in await store.events()] == [b"1"]
