@@ -7,9 +7,10 @@ contract. Does not know what a setting does.
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Settings:
     pool_python: int = 4
     egress: str = "public"
     egress_allow_range: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def __repr__(self) -> str:
         return f"Settings(data={self.data}, listen={self.host}:{self.port}, isolation={self.isolation})"
@@ -68,16 +69,24 @@ def read_settings(options: Mapping[str, Any], environ: Mapping[str, str], home: 
 
     Raises WrongSetting.
     """
-    typed = {key: (f"--{key.replace('_', '-')}", value) for key, value in options.items() if value is not None}
+    typed = {
+        key: (f"--{key.replace('_', '-')}", value) for key, value in options.items() if value is not None
+    }
     given = {
         name: (f"STOKER_{name.upper()}", environ[f"STOKER_{name.upper()}"])
         for name in NAMES
         if environ.get(f"STOKER_{name.upper()}")
     }
     chosen: dict[str, tuple[str, Any]] = {**given, **typed}
-    data = _data_directory(chosen.get("data"), environ, home)
-    stored, limits = _read_file(chosen.get("config"), data)
+    if "config" not in chosen:
+        path = _data_directory(chosen.get("data"), environ, home) / "server.toml"
+        stored, limits = _read_file(path) if path.exists() else ({}, {})
+        if "data" in stored:
+            raise WrongSetting(f"{path}: data cannot be set by a file that lies in it")
+    else:
+        stored, limits = _read_file(Path(_text(*chosen["config"])))
     chosen = {**stored, **chosen}
+    data = _data_directory(chosen.get("data"), environ, home)
     host, port = _listen(*chosen.get("listen", ("--listen", "127.0.0.1:8080")))
     pool_nodejs, pool_python = _pool(*chosen.get("pool", ("--pool", "4,4")))
     cert, key = _path(chosen.get("tls_cert")), _path(chosen.get("tls_key"))
@@ -102,17 +111,12 @@ def read_settings(options: Mapping[str, Any], environ: Mapping[str, str], home: 
 
 def _data_directory(chosen: tuple[str, Any] | None, environ: Mapping[str, str], home: Path) -> Path:
     if chosen is not None:
-        return Path(str(chosen[1])).absolute()
+        return Path(_text(*chosen)).absolute()
     base = environ.get("XDG_DATA_HOME", "")
     return (Path(base) if base.startswith("/") else home / ".local" / "share") / "stoker"
 
 
-def _read_file(
-    chosen: tuple[str, Any] | None, data: Path
-) -> tuple[dict[str, tuple[str, Any]], dict[str, int]]:
-    path = Path(str(chosen[1])) if chosen is not None else data / "server.toml"
-    if chosen is None and not path.exists():
-        return {}, {}
+def _read_file(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, int]]:
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -136,26 +140,26 @@ def _read_file(
 
 
 def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise WrongSetting(f"{where} is text")
+    if not isinstance(value, str) or not value:
+        raise WrongSetting(f"{where}: it is a text, and not an empty one")
     return value
 
 
 def _listen(where: str, value: Any) -> tuple[str, int]:
     host, colon, port = _text(where, value).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port[:6]) > 65535:
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
+    if not colon or not host or not is_port:
         raise WrongSetting(f"{where}: {value!r} is not HOST:PORT")
     return host, int(port)
 
 
 def _pool(where: str, value: Any) -> tuple[int, int]:
-    numbers = value if isinstance(value, list) else _text(where, value).split(",")
-    try:
-        node, python = (int(number) for number in numbers)
-    except (TypeError, ValueError):
-        raise WrongSetting(f"{where}: {value!r} is not NODE,PYTHON, as 4,4") from None
-    if not (0 <= node <= 256 and 0 <= python <= 256):
+    parts = [str(part) for part in value] if isinstance(value, list) else _text(where, value).split(",")
+    if len(parts) != 2 or not all(re.fullmatch(r" *[0-9]{1,5} *", part) for part in parts):
+        raise WrongSetting(f"{where}: {value!r} is not NODE,PYTHON, as 4,4")
+    node, python = (int(part) for part in parts)
+    if node > 256 or python > 256:
         raise WrongSetting(f"{where}: each number is from 0 to 256")
     return node, python
 
@@ -184,7 +188,7 @@ def _path(chosen: tuple[str, Any] | None) -> Path | None:
 def _nats(chosen: tuple[str, Any] | None) -> tuple[str, ...]:
     if chosen is None:
         return ()
-    urls = tuple(url.strip() for url in _text(*chosen).split(",") if url.strip())
+    urls = tuple(url.strip() for url in _text(*chosen).split(","))
     for url in urls:
         if not url.startswith(("nats://", "tls://")):
             raise WrongSetting(f"{chosen[0]}: {url!r} does not begin with nats:// or tls://")

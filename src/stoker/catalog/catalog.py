@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from stoker.catalog import draft as drafts
 from stoker.catalog import events
+from stoker.catalog.contents import Contents, KeptContents
 from stoker.catalog.draft import DraftAsset, FunctionDraft
 from stoker.catalog.fold import Contract, Entry, Fold
+from stoker.catalog.journal import Journal, Log
 from stoker.catalog.schema import compile_schema
-from stoker.model.errors import InvalidRequest, NameTaken, NotFound
+from stoker.model.errors import InvalidRequest, NameTaken, NotFound, VersionConflict
 from stoker.model.function import Asset, CodeVersion, Collection, Function
 from stoker.model.limits import Limits
 from stoker.model.subjects import is_topic
@@ -26,30 +26,10 @@ from stoker.model.subjects import is_topic
 FieldChange = dict[str, Any]
 
 
-class Log(Protocol):
-    """The event log that the catalog is a fold of."""
-
-    async def append(self, subject: str, data: bytes, *, expected: int | None) -> int:
-        """Store an event and return its sequence; VersionConflict if `expected` is not the last one."""
-        ...
-
-
-class Contents(Protocol):
-    """Where the content of assets is kept, by the SHA-256 of it."""
-
-    async def put(self, account: str, content: bytes) -> str: ...
-
-    async def get(self, account: str, digest: str) -> bytes: ...
-
-    async def delete(self, account: str, digest: str) -> None: ...
-
-
 class Unpacker(Protocol):
     """Checks code by making the folder that it unpacks to."""
 
-    async def unpack(
-        self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]
-    ) -> None:
+    async def unpack(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> None:
         """Raise InvalidRequest or TooLarge for code that breaks the rules."""
         ...
 
@@ -68,17 +48,12 @@ class Catalog:
         now_ms: Callable[[], int],
     ) -> None:
         self._fold = fold
-        self._log = log
-        self._contents = contents
         self._unpacker = unpacker
         self._limits = limits
         self._now_ms = now_ms
-        self._deciding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._uploading: Counter[tuple[str, str]] = Counter()
-        """Contents that are stored but not yet referred to: they must not be swept."""
-        self._sweeping: dict[tuple[str, str], asyncio.Event] = {}
-        self.on_change: list[Callable[[Function, Function | None], None]] = []
-        """Called with (before, after) once a change of a function is stored; after is None if deleted."""
+        self._journal = Journal(fold, log)
+        self._contents = KeptContents(fold, contents)
+        self.on_change = self._journal.on_change
 
     # -- functions -------------------------------------------------------------------------------
 
@@ -87,24 +62,33 @@ class Catalog:
 
         Raises InvalidRequest or TooLarge naming the field, NameTaken, StorageFull, Unavailable.
         """
-        drafts.check_draft(wanted, self._limits)
+        drafts.check_draft(wanted, self._limits)  # refuses before anything is unpacked or stored
         contract = self._compile(wanted.schema)
         self._check_collection_text(account, wanted.collection)
         if (known := self._fold.collection(account, wanted.collection)) is not None:
             self._refuse_taken(account, known.topic, wanted.name)
         contents = {hashlib.sha256(a.content).hexdigest(): a.content for a in wanted.assets}
         assets = tuple(_asset(item) for item in wanted.assets)
-        pins = [(account, digest) for digest in contents]
 
         async def fetch(digest: str) -> bytes:
             return contents[digest]
 
-        with self._pinned(pins):
-            await self._unpacker.unpack(assets, fetch)
-            await asyncio.gather(*(self._put(account, d, c) for d, c in contents.items()))
-            async with self._deciding[account]:
-                collection = await self._ensure_collection(account, wanted.collection)
-                return await self._store_function(account, collection.topic, wanted, assets, contract)
+        await self._unpacker.unpack(assets, fetch)
+
+        async def create() -> Function:
+            with self._contents.pinned([(account, digest) for digest in contents]):
+                await self._store_contents(account, contents)
+                async with self._journal.deciding(account):
+                    collection = await self._ensure_collection(account, wanted.collection)
+                    return await self._store_function(account, collection.topic, wanted, assets, contract)
+
+        return await self._journal.to_its_end(create())
+
+    async def _store_contents(self, account: str, contents: dict[str, bytes]) -> None:
+        puts = (self._contents.put(account, digest, content) for digest, content in contents.items())
+        for failure in await asyncio.gather(*puts, return_exceptions=True):  # none goes on unpinned
+            if failure is not None:
+                raise failure
 
     async def _store_function(
         self, account: str, topic: str, wanted: FunctionDraft, assets: tuple[Asset, ...], contract: Contract
@@ -141,16 +125,19 @@ class Catalog:
         )
         subject = events.function_key(account, topic, service)
         data = events.encode("created", now_ms, function=events.function_content(function))
-        await self._append(str(subject), data, expected=before.revision if before else 0)
+        await self._journal.append(str(subject), data, expected=before.revision if before else 0)
         entry = self._fold.functions[(account, topic, service)]
         entry.contract = contract
-        self._tell(entry.function, entry.function)
+        self._journal.tell(entry.function, entry.function)
         return entry.function
 
-    async def patch_function(self, account: str, entry: Entry, changes: FieldChange) -> None:
+    async def patch_function(
+        self, account: str, entry: Entry, changes: FieldChange, *, revisions: frozenset[int] | None = None
+    ) -> None:
         """Store the changes of name, description, monitor_config, schema, size, retry, concurrency.
 
-        What is given replaces that key whole. Raises as `create_function`; NotFound if it is gone by now.
+        What is given replaces that key whole. Raises as `create_function`; NotFound if it is gone by now,
+        VersionConflict if `revisions` are given and it is at another one.
         """
         changes = dict(changes)
         contract: Contract | None = None
@@ -166,28 +153,41 @@ class Catalog:
             drafts.check_retry(changes["retry"])
         if "concurrency" in changes:
             drafts.check_concurrency(changes["concurrency"], self._limits)
-        if not changes:
-            return
-        async with self._deciding[account]:
-            before = self._living(entry)
-            topic, service = before.collection_topic, before.service
-            if changes.get("name", before.name) != before.name:
-                self._refuse_taken(account, topic, changes["name"])
-            data = events.encode("patched", self._now_ms(), changes=changes)
-            subject = events.function_key(account, topic, service)
-            await self._append(str(subject), data, expected=before.revision)
-            entry.contract = contract
-            self._tell(before, entry.function)
 
-    async def delete_function(self, account: str, entry: Entry) -> None:
-        """Store that the function is no more. Raises NotFound if it is gone already."""
-        async with self._deciding[account]:
-            before = self._living(entry)
-            subject = events.function_key(account, before.collection_topic, before.service)
-            await self._append(
-                str(subject), events.encode("deleted", self._now_ms()), expected=before.revision
-            )
-            self._tell(before, None)
+        async def patch() -> None:
+            async with self._journal.deciding(account):
+                before = self._living(entry, revisions)
+                topic, service = before.collection_topic, before.service
+                if changes.get("name", before.name) != before.name:
+                    self._refuse_taken(account, topic, changes["name"])
+                if not changes:
+                    return
+                data = events.encode("patched", self._now_ms(), changes=changes)
+                subject = events.function_key(account, topic, service)
+                await self._journal.append(str(subject), data, expected=before.revision)
+                if contract is not None:
+                    entry.contract = contract
+                self._journal.tell(before, entry.function)
+
+        await self._journal.to_its_end(patch())
+
+    async def delete_function(
+        self, account: str, entry: Entry, *, revisions: frozenset[int] | None = None
+    ) -> None:
+        """Store that the function is no more.
+
+        Raises NotFound if it is gone already, VersionConflict if `revisions` are given and it is at another.
+        """
+
+        async def delete() -> None:
+            async with self._journal.deciding(account):
+                before = self._living(entry, revisions)
+                subject = events.function_key(account, before.collection_topic, before.service)
+                data = events.encode("deleted", self._now_ms())
+                await self._journal.append(str(subject), data, expected=before.revision)
+                self._journal.tell(before, None)
+
+        await self._journal.to_its_end(delete())
 
     def contract(self, entry: Entry) -> Contract:
         """Return a function's compiled schemas; compiles them at the first call after a start."""
@@ -210,15 +210,21 @@ class Catalog:
         """Store raw bytes under a key, in place of what was there, for assets with `link: true`."""
         key_hash = _key_hash(key)
         digest = hashlib.sha256(content).hexdigest()
-        with self._pinned([(account, digest)]):
-            await self._put(account, digest, content)
-            async with self._deciding[account]:
-                stored = self._fold.objects.get((account, key_hash))
-                data = events.encode(
-                    "created", self._now_ms(), key=key, digest=digest, size_bytes=len(content)
-                )
-                expected = stored.revision if stored else 0
-                await self._append(str(events.object_key(account, key_hash)), data, expected=expected)
+
+        async def put() -> None:
+            with self._contents.pinned([(account, digest)]):
+                await self._contents.put(account, digest, content)
+                async with self._journal.deciding(account):
+                    stored = self._fold.objects.get((account, key_hash))
+                    data = events.encode(
+                        "created", self._now_ms(), key=key, digest=digest, size_bytes=len(content)
+                    )
+                    expected = stored.revision if stored else 0
+                    await self._journal.append(
+                        str(events.object_key(account, key_hash)), data, expected=expected
+                    )
+
+        await self._journal.to_its_end(put())
 
     async def object_content(self, account: str, key: str) -> bytes | None:
         """Return what is stored under a key, or None."""
@@ -226,50 +232,14 @@ class Catalog:
         return None if stored is None else await self._contents.get(account, stored.digest)
 
     async def sweep(self, candidates: set[tuple[str, str]]) -> int:
-        """Delete those (account, digest) that nothing refers to any more; return how many.
+        """Delete those (account, digest) that nothing refers to any more; return how many."""
+        return await self._contents.sweep(candidates)
 
-        A content that somebody is uploading just now is pinned and stays; one that somebody begins to
-        upload while its delete is under way is stored after that delete.
-        """
-        removed = 0
-        for pin in candidates - self._fold.digests_in_use():
-            if self._uploading[pin] > 0 or pin in self._fold.digests_in_use():
-                continue
-            gone = self._sweeping[pin] = asyncio.Event()
-            try:
-                await self._contents.delete(*pin)
-                removed += 1
-            finally:
-                del self._sweeping[pin]
-                gone.set()
-        return removed
-
-    @contextmanager
-    def _pinned(self, pins: list[tuple[str, str]]) -> Iterator[None]:
-        """Keep contents from being swept between their upload and the event that refers to them."""
-        self._uploading.update(pins)
-        try:
-            yield
-        finally:
-            self._uploading.subtract(pins)
-            for pin in pins:
-                if self._uploading[pin] <= 0:
-                    del self._uploading[pin]
-
-    async def _put(self, account: str, digest: str, content: bytes) -> None:
-        while (gone := self._sweeping.get((account, digest))) is not None:
-            await gone.wait()
-        await self._contents.put(account, content)
+    async def settle(self) -> None:
+        """Return once no change is under way any more; for the end of a server."""
+        await self._journal.settle()
 
     # -- deciding --------------------------------------------------------------------------------
-
-    async def _append(self, subject: str, data: bytes, *, expected: int) -> None:
-        # Once sent, the event may be stored whatever becomes of the caller: the fold must follow it.
-        await asyncio.shield(asyncio.ensure_future(self._append_and_fold(subject, data, expected)))
-
-    async def _append_and_fold(self, subject: str, data: bytes, expected: int) -> None:
-        sequence = await self._log.append(subject, data, expected=expected)
-        self._fold.apply(subject, data, sequence)
 
     async def _ensure_collection(self, account: str, text: str) -> Collection:
         known = self._fold.collection(account, text)
@@ -280,7 +250,7 @@ class Catalog:
             self._now_ms(),
             collection={"name": text, "description": None, "collection_type": "function"},
         )
-        await self._append(str(events.collection_key(account, text)), data, expected=0)
+        await self._journal.append(str(events.collection_key(account, text)), data, expected=0)
         return self._fold.collections[(account, text)]
 
     def _check_collection_text(self, account: str, text: str) -> None:
@@ -295,12 +265,14 @@ class Catalog:
         if self._fold.name_is_taken(account, topic, name):
             raise NameTaken(f"the collection has a function of the name {name!r} already", field="/name")
 
-    def _living(self, entry: Entry) -> Function:
+    def _living(self, entry: Entry, revisions: frozenset[int] | None) -> Function:
         function = entry.function
         identity = (function.account, function.collection_topic, function.service)
         if self._fold.functions.get(identity) is not entry:
             raise NotFound("no such function")
-        return entry.function
+        if revisions is not None and function.revision not in revisions:
+            raise VersionConflict("the function has changed since; read it again and decide anew")
+        return function
 
     def _compile(self, schema: dict[str, Any] | None) -> Contract:
         compiled = {}
@@ -310,10 +282,6 @@ class Catalog:
                 compiled[part] = compile_schema(document, pointer=f"/schema/{part}", limits=self._limits)
         return Contract(compiled.get("input"), compiled.get("output"))
 
-    def _tell(self, before: Function, after: Function | None) -> None:
-        for listener in self.on_change:
-            listener(before, after)
-
 
 def _asset(item: DraftAsset) -> Asset:
     return Asset(item.name, item.kind, hashlib.sha256(item.content).hexdigest(), len(item.content))
@@ -321,4 +289,3 @@ def _asset(item: DraftAsset) -> Asset:
 
 def _key_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-

@@ -6,8 +6,10 @@ know JSON bodies nor what exists already.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from stoker.model.errors import InvalidRequest, TooLarge
@@ -17,8 +19,10 @@ from stoker.model.limits import MIB, Limits
 SIZES_MB = {"small": 256, "medium": 512, "large": 1024, "xlarge": 2048}
 _SIZE = re.compile(r"([0-9]{1,5}) ?(mb|gb)\Z", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
 _EGRESS = re.compile(
-    r"(?P<host>\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}\.?)+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})\Z"
+    # No label may hold a dot and none may be empty, so there is one way to read a host: linear time.
+    rf"(?:\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{{1,5}})\Z"
 )
 _CPU_MILLIS = ((128, 125), (256, 140), (512, 200), (1024, 250), (2048, 400), (4096, 700))
 """Thousandths of a core by memory in MB, as the contract lists them; linear in between."""
@@ -71,7 +75,9 @@ def check_handler(handler: str, runtime: str, field: str) -> None:
     module, dot, export = parts[-1].partition(".")
     example = "index.handler" if runtime == "nodejs" else "main.handler"
     if not (dot and module and export) or export.endswith(".") or ".." in parts[-1] or len(handler) > 512:
-        raise InvalidRequest(f"{handler[:80]!r} is no handler", field=field, hint=f"FILE.EXPORT, as {example}")
+        raise InvalidRequest(
+            f"{handler[:80]!r} is no handler", field=field, hint=f"FILE.EXPORT, as {example}"
+        )
     if any(part in ("", ".", "..") for part in parts) or "\0" in handler or "\\" in handler:
         raise InvalidRequest("a handler is a path inside the function", field=field, hint=f"as {example}")
 
@@ -94,7 +100,7 @@ def memory_bytes_of(size: str | None, field: str = "/size") -> int:
 def cpu_millis_of(memory_bytes: int) -> int:
     """Return the thousandths of a core that belong to a memory size."""
     megabytes = memory_bytes / MIB
-    for (low_mb, low), (high_mb, high) in zip(_CPU_MILLIS, _CPU_MILLIS[1:], strict=False):
+    for (low_mb, low), (high_mb, high) in pairwise(_CPU_MILLIS):
         if megabytes <= high_mb:
             return round(low + (high - low) * (megabytes - low_mb) / (high_mb - low_mb))
     return _CPU_MILLIS[-1][1]
@@ -162,12 +168,22 @@ def _check_network(network: dict[str, Any]) -> None:
         raise InvalidRequest("egress is a list of HOST:PORT", field=field)
     for index, rule in enumerate(egress):
         match = _EGRESS.match(rule) if isinstance(rule, str) and len(rule) <= 300 else None
-        if match is None or not 1 <= int(match["port"]) <= 65535:
+        if match is None or not 1 <= int(match["port"]) <= 65535 or not _is_ipv6(match["ipv6"]):
             raise InvalidRequest(
                 "an egress rule is HOST:PORT",
                 field=f"{field}/{index}",
                 hint="api.example.com:443, *.example.org:443 or *:443",
             )
+
+
+def _is_ipv6(text: str | None) -> bool:
+    if text is None:
+        return True  # the host is written another way
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_draft(draft: FunctionDraft, limits: Limits) -> None:

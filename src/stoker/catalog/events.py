@@ -68,7 +68,10 @@ def encode(kind: str, at_ms: int, **content: Any) -> bytes:
 
 def decode(data: bytes) -> dict[str, Any]:
     """Return an event's content; raises UnknownFormat for what only a newer stoker can read."""
-    event = msgspec.json.decode(data)
+    try:
+        event = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnknownFormat(f"the event log holds an event that is not JSON: {error}") from None
     if not isinstance(event, dict) or event.get("format") != FORMAT:
         raise UnknownFormat("the event log holds an event in a format that this version does not know")
     return event
@@ -151,9 +154,7 @@ def function_from(subject: Subject, event: dict[str, Any], sequence: int) -> Fun
             version=code["version"],
             runtime=code["runtime"],
             handler=code["handler"],
-            assets=tuple(
-                Asset(a["name"], a["kind"], a["digest"], a["size_bytes"]) for a in code["assets"]
-            ),
+            assets=tuple(Asset(a["name"], a["kind"], a["digest"], a["size_bytes"]) for a in code["assets"]),
             timeout_ms=code["timeout_ms"],
             read_only_fs=code["read_only_fs"],
             env_vars=_optional_tuple(code["env_vars"]),

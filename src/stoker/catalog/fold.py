@@ -84,11 +84,19 @@ class Fold:
         self._token_digests: dict[tuple[str, str], bytes] = {}
         self._resolved: dict[tuple[str, str, str], Entry] = {}
         self.sequence = 0
+        """All events up to this one are folded in."""
+        self._ahead: set[int] = set()
+        """Those after it that are as well: two accounts' events may come to be known in either order."""
 
     # -- folding ---------------------------------------------------------------------------------
 
     def apply(self, subject_text: str, data: bytes, sequence: int) -> None:
-        """Fold one stored event in. Raises UnknownFormat for what only a newer stoker can read."""
+        """Fold one stored event in, once: one that was folded in before changes nothing.
+
+        Raises UnknownFormat for what only a newer stoker can read.
+        """
+        if sequence <= self.sequence or sequence in self._ahead:
+            return
         subject = Subject.parse(subject_text)
         event = events.decode(data)
         match subject.noun:
@@ -102,7 +110,10 @@ class Fold:
                 self._apply_object(subject, event, sequence)
             case noun:
                 raise events.UnknownFormat(f"the event log holds a {noun}, which this version does not know")
-        self.sequence = sequence
+        self._ahead.add(sequence)
+        while self.sequence + 1 in self._ahead:
+            self.sequence += 1
+            self._ahead.remove(self.sequence)
         self._resolved.clear()
 
     def _apply_function(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
@@ -117,7 +128,8 @@ class Fold:
                 entry = self.functions[identity]
                 before = entry.function
                 entry.function = events.patched(before, event, sequence)
-                entry.contract = None
+                if entry.function.schema != before.schema:
+                    entry.contract = None
                 del self._names[(before.account, before.collection_topic, before.name)]
                 self._names[(before.account, before.collection_topic, entry.function.name)] = before.service
             case "deleted":
@@ -153,6 +165,13 @@ class Fold:
         size = event["size_bytes"]
         assert isinstance(size, int)
         self.objects[(subject.account, subject.key[0])] = StoredObject(str(event["digest"]), size, sequence)
+
+    def function_at(self, subject: Subject) -> Function | None:
+        """Return the living function whose events are stored there, or None."""
+        if subject.noun != "function":
+            return None
+        entry = self.functions.get((subject.account, subject.key[0], subject.key[1]))
+        return None if entry is None else entry.function
 
     # -- looking up ------------------------------------------------------------------------------
 

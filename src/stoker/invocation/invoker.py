@@ -6,20 +6,26 @@ this is the hot path, a callback from the request to the answer.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import NoReturn, Protocol
 
+import msgspec
 import orjson
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry
-from stoker.catalog.schema import Violation
+from stoker.catalog.schema import Validator
 from stoker.catalog.tokens import Principal
 from stoker.model.call import Call, CallIds
 from stoker.model.errors import InputRejected, InvalidRequest, StokerError, TooLarge
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome
+
+_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
+"""The quickest way to tell whether a text is JSON: builds no values."""
 
 
 class Executor(Protocol):
@@ -74,9 +80,7 @@ class Invoker:
         nothing runs. `Call.cancel` of what is returned ends it early.
         """
         if len(payload) > self._limits.payload_bytes_max:
-            raise TooLarge(
-                f"a payload is at most {self._limits.payload_bytes_max} bytes", field="/payload"
-            )
+            raise TooLarge(f"a payload is at most {self._limits.payload_bytes_max} bytes", field="/payload")
         try:
             value = orjson.loads(payload)
         except orjson.JSONDecodeError as error:
@@ -92,13 +96,15 @@ class Invoker:
 
         def end(call: Call, outcome: Outcome | StokerError) -> None:
             self.running -= 1
-            if isinstance(outcome, Outcome):
-                if output is not None and outcome.result is not None:
-                    outcome = _checked(outcome, output.check(orjson.loads(outcome.result)))
+            if not isinstance(outcome, Outcome):
                 ended(call, outcome)
+                return
+            if outcome.result is not None:
+                outcome = _checked(outcome, outcome.result, output)
+            try:
+                ended(call, outcome)
+            finally:
                 self._recorder.ended(call, outcome)
-            else:
-                ended(call, outcome)
 
         call = Call(
             self._ids.next(),
@@ -112,23 +118,46 @@ class Invoker:
         self.running += 1
         try:
             self._executor.submit(call)
-        except StokerError:
-            self.running -= 1
+        except BaseException:
+            if call.drop():
+                self.running -= 1
             raise
         return call
 
 
-def _checked(outcome: Outcome, violation: Violation | None) -> Outcome:
-    """Return the outcome, or what it becomes if its result does not fit schema.output."""
+def _checked(outcome: Outcome, result: bytes, output: Validator | None) -> Outcome:
+    """Return the outcome, or what it becomes if its result is no JSON or does not fit schema.output."""
+    if output is None:
+        if _is_json(result):
+            return outcome
+        return _failed(outcome, Failure("function.result_invalid", "the function's result is not JSON"))
+    try:
+        value = orjson.loads(result)
+    except orjson.JSONDecodeError as error:
+        return _failed(
+            outcome, Failure("function.result_invalid", f"the function's result is not JSON: {error}")
+        )
+    violation = output.check(value)
     if violation is None:
         return outcome
-    return Outcome(
-        result=None,
-        failure=Failure(
-            "schema.output", f"the result does not fit schema.output: {violation.reason}", field=violation.pointer
-        ),
-        log=outcome.log,
-        log_bytes=outcome.log_bytes,
-        timings=outcome.timings,
-        memory_bytes=outcome.memory_bytes,
-    )
+    told = f"the result does not fit schema.output: {violation.reason}"
+    return _failed(outcome, Failure("schema.output", told, field=violation.pointer))
+
+
+def _failed(outcome: Outcome, failure: Failure) -> Outcome:
+    return replace(outcome, result=None, failure=failure)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        _check_syntax(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:  # half a surrogate pair is JSON all the same: a string that JavaScript cut within an emoji
+            json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

@@ -56,7 +56,7 @@ class Call:
     never got to run (no instance in time).
     """
 
-    __slots__ = ("_ended", "cancel", "caller", "created_ms", "function", "id", "payload", "queued_at")
+    __slots__ = ("_ended", "caller", "cancel", "created_ms", "function", "id", "payload", "queued_at")
 
     def __init__(
         self,
@@ -87,6 +87,11 @@ class Call:
         ended, self._ended, self.cancel = self._ended, None, None
         if ended is not None:
             ended(self, outcome)
+
+    def drop(self) -> bool:
+        """Forget who waits for the end, of a call that nobody has taken; False if the end was told before."""
+        ended, self._ended, self.cancel = self._ended, None, None
+        return ended is not None
 
     def cancel_now(self) -> None:
         """Cancel it, wherever it is by now: the executor set `cancel` for the place it is at."""

@@ -1,4 +1,4 @@
-"""Recent invocations, in memory: the last ones of an account, with their logs.
+"""Recent invocations, in memory: the last ones of all accounts, with their logs.
 
 A look back for who debugs a function, bounded by count and bytes, and gone with the server. Knows no
 HTTP; stores nothing.
@@ -6,13 +6,22 @@ HTTP; stores nothing.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from stoker.model.call import Call, text_of
 from stoker.model.errors import NotFound
 from stoker.model.limits import MIB
 from stoker.model.outcome import Outcome
+
+TTL_MS_DEFAULT = 7 * 24 * 3600 * 1000
+TTL_MS_MIN = 1000
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +38,36 @@ class Record:
 
 
 class RecentInvocations:
-    """The last invocations, oldest first out."""
+    """The last invocations, oldest first out, none longer than its function's `monitor_config.ttl`."""
 
-    def __init__(self, *, count_max: int = 2_000, log_bytes_max: int = 16 * MIB) -> None:
+    def __init__(
+        self,
+        *,
+        count_max: int = 2_000,
+        log_bytes_max: int = 16 * MIB,
+        now_ms: Callable[[], int] = _now_ms,
+    ) -> None:
         self._count_max = count_max
         self._log_bytes_max = log_bytes_max
         self._log_bytes = 0
-        self._kept: OrderedDict[bytes, tuple[Call, Outcome]] = OrderedDict()
+        self._now_ms = now_ms
+        self._kept: OrderedDict[bytes, tuple[Call, Outcome, int]] = OrderedDict()
+        """Call, outcome and the time until which it is kept."""
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Keep an ended call, unless its function asks for no record (`ttl` 0)."""
-        if call.function.monitor_config.get("ttl") == 0:
+        ttl_ms = call.function.monitor_config.get("ttl")
+        if ttl_ms == 0:
             return
         if outcome.result and len(outcome.result) > 1024:  # results are not looked up: keep none alive
-            outcome = Outcome(
-                None, outcome.failure, outcome.log, outcome.log_bytes, outcome.timings, outcome.memory_bytes
-            )
+            outcome = replace(outcome, result=None)
         call.payload = b""
         kept = self._kept
-        kept[call.id] = (call, outcome)
+        kept_ms = TTL_MS_DEFAULT if ttl_ms is None else max(TTL_MS_MIN, ttl_ms)
+        kept[call.id] = (call, outcome, self._now_ms() + kept_ms)
         self._log_bytes += len(outcome.log)
         while len(kept) > self._count_max or self._log_bytes > self._log_bytes_max:
-            _, (_, oldest) = kept.popitem(last=False)
+            _, (_, oldest, _) = kept.popitem(last=False)
             self._log_bytes -= len(oldest.log)
 
     def find(self, account: str, invocation_id: str) -> Record:
@@ -60,9 +77,9 @@ class RecentInvocations:
         except ValueError:
             raise NotFound("no such invocation") from None
         found = self._kept.get(key)
-        if found is None or found[0].function.account != account:
+        if found is None or found[0].function.account != account or self._now_ms() >= found[2]:
             raise NotFound("no such invocation")
-        call, outcome = found
+        call, outcome, _ = found
         return Record(
             invocation_id=text_of(call.id),
             account=account,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote_to_bytes
@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from stoker.catalog.draft import DraftAsset
-from stoker.model.errors import InvalidRequest
+from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import Collection, Function
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -100,12 +100,12 @@ class FunctionPatch(msgspec.Struct):
     """The body of `PATCH` on a function; what is absent stays."""
 
     name: str | msgspec.UnsetType = msgspec.UNSET
-    description: str | None | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType | None = msgspec.UNSET
     monitor_config: MonitorConfig | msgspec.UnsetType = msgspec.UNSET
-    schema: Schemas | None | msgspec.UnsetType = msgspec.UNSET
-    size: str | None | msgspec.UnsetType = msgspec.UNSET
-    retry: RetryConfig | None | msgspec.UnsetType = msgspec.UNSET
-    concurrency: ConcurrencyConfig | None | msgspec.UnsetType = msgspec.UNSET
+    schema: Schemas | msgspec.UnsetType | None = msgspec.UNSET
+    size: str | msgspec.UnsetType | None = msgspec.UNSET
+    retry: RetryConfig | msgspec.UnsetType | None = msgspec.UNSET
+    concurrency: ConcurrencyConfig | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _PLACE = re.compile(r" - at `(?P<path>[^`]*)`\Z")
@@ -151,24 +151,29 @@ def _refuse_unknown(value: object, kind: object, pointer: str) -> None:
         if isinstance(struct, type) and issubclass(struct, msgspec.Struct) and isinstance(value, dict):
             hints = get_type_hints(struct)
             for key, inner in value.items():
+                place = f"{pointer}/{key[:80].replace('~', '~0').replace('/', '~1')}"
                 if key not in hints:
-                    raise InvalidRequest(f"{key[:80]!r} is not known here", field=f"{pointer}/{key[:80]}")
-                _refuse_unknown(inner, hints[key], f"{pointer}/{key}")
+                    raise InvalidRequest(f"{key[:80]!r} is not known here", field=place)
+                _refuse_unknown(inner, hints[key], place)
             return
     if isinstance(value, list):
-        items = next((arg for arg in (kind, *get_args(kind)) if getattr(arg, "__origin__", None) is list), None)
+        kinds = (kind, *get_args(kind))
+        items = next((arg for arg in kinds if getattr(arg, "__origin__", None) is list), None)
         for index, inner in enumerate(value):
             _refuse_unknown(inner, get_args(items)[0] if items else object, f"{pointer}/{index}")
 
 
 async def read_assets(
-    items: list[ComputeAssetItem], stored: Callable[[str], Any]
+    items: list[ComputeAssetItem], stored: Callable[[str], Awaitable[bytes | None]], *, bytes_max: int
 ) -> tuple[DraftAsset, ...]:
     """Return the items with their content: decoded, or (`link`) what `await stored(key)` has for them.
 
-    A linked value is the base64 of a key, or the plain key, tried in this order.
+    A linked value is the base64 of a key, or the plain key, tried in this order. Raises InvalidRequest
+    that names the item, TooLarge once the contents have more than `bytes_max` together: many short links
+    may lead to one large object.
     """
     drafts = []
+    left = bytes_max
     for index, item in enumerate(items):
         field = f"/compute_asset/assets/{index}/asset_value"
         decoded = _decode_base64(item.asset_value)
@@ -189,6 +194,9 @@ async def read_assets(
             raise InvalidRequest("asset_value is not base64", field=field)
         else:
             content = decoded
+        left -= len(content)
+        if left < 0:
+            raise TooLarge(f"the assets have more than {bytes_max} bytes", field="/compute_asset/assets")
         drafts.append(DraftAsset(item.asset_name, item.asset_type or "file", content))
     return tuple(drafts)
 

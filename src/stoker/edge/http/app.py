@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stoker.edge.http.errors import ErrorAnswers
 from stoker.edge.http.functions import FunctionRoutes, answer
-from stoker.model.errors import InvalidRequest, MethodNotAllowed, NotFound
+from stoker.model.errors import InvalidRequest, MethodNotAllowed, NotFound, StokerError
 
 
 class RawPaths:
@@ -36,7 +36,8 @@ def make_app(
 ) -> ASGIApp:
     """Return the application.
 
-    `problem` tells why the server is not ready, or None if it is; `notes` what there is to say of it then.
+    An exception that is no StokerError leaves it, for who serves it to answer. `problem` tells why the
+    server is not ready, or None if it is; `notes` what there is to say of it then.
     """
 
     async def healthz(request: Request) -> Response:
@@ -48,45 +49,40 @@ def make_app(
             return answer({"status": "not ready", "error": reason, "code": "no_capacity"}, 503)
         return answer({"status": "ready", **notes()})
 
-    async def invoke_by_another_verb(request: Request) -> Response:
-        raise MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}", allow=("POST",))
+    async def misled_invoke(request: Request) -> Response:
+        raise NotFound(f"there is nothing at {request.url.path}")
 
     async def failed(request: Request, error: Exception) -> Response:
-        found = errors.answer(_ours(request, error))
+        found = errors.answer(_ours(request, error, routes) if isinstance(error, HTTPException) else error)
         return Response(found.body, found.status, dict(found.headers), "application/json")
 
-    app = Starlette(
-        routes=[
-            Route("/healthz", healthz, methods=["GET"]),
-            Route("/readyz", readyz, methods=["GET"]),
-            *functions.routes(),
-            Route(
-                "/compute/functions/{collection}/{function}/invoke",
-                invoke_by_another_verb,
-                methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"],
-            ),
-        ],
-        exception_handlers={Exception: failed, HTTPException: failed},
-    )
-    app.router.redirect_slashes = False
-    return RawPaths(app)
+    invoke = "/compute/functions/{collection}/{function}/invoke"
+    routes = [
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+        *functions.routes(),
+        Route(
+            invoke, misled_invoke, methods=["POST"]
+        ),  # the lean path serves it; here for other verbs' Allow
+    ]
+    router = Router(routes, redirect_slashes=False)
+    return RawPaths(ExceptionMiddleware(router, handlers={StokerError: failed, HTTPException: failed}))
 
 
-def _ours(request: Request, error: Exception) -> Exception:
-    if not isinstance(error, HTTPException):
-        return error
+def _ours(request: Request, error: HTTPException, routes: Sequence[Route]) -> StokerError:
     path = request.url.path
     if error.status_code == 405:
-        return MethodNotAllowed(f"{request.method} is not allowed on {path}", allow=_allowed(request))
+        allow = _allowed(request, routes)
+        return MethodNotAllowed(f"{request.method} is not allowed on {path}", allow=allow)
     if error.status_code == 404:
         return NotFound(f"there is nothing at {path}")
     return InvalidRequest(str(error.detail))
 
 
-def _allowed(request: Request) -> tuple[str, ...]:
+def _allowed(request: Request, routes: Sequence[Route]) -> tuple[str, ...]:
     """Return every verb that some route of this path takes; a route alone knows only its own."""
     verbs: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.path_regex.match(request.scope["path"]):
+    for route in routes:
+        if route.path_regex.match(request.scope["path"]):
             verbs |= route.methods or set()
     return tuple(sorted(verbs))

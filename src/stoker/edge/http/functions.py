@@ -18,11 +18,11 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http import api
-from stoker.edge.http.access import Access
+from stoker.edge.http.access import Access, may, require
 from stoker.edge.http.body import read_whole
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.limits import Limits
-from stoker.records.recent import RecentInvocations, Record
+from stoker.records.recent import RecentInvocations
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -65,9 +65,7 @@ class FunctionRoutes:
     async def create(self, request: Request) -> Response:
         """`POST /compute/functions`: 201 with the function as it is stored."""
         account = self._access.account(request, "functions:write")
-        body, plain = api.read_body(
-            await read_whole(request), api.FunctionCreate, strict=_is_strict(request)
-        )
+        body, plain = api.read_body(await read_whole(request), api.FunctionCreate, strict=_is_strict(request))
         asset = body.compute_asset
         collection = asset.collection_topic if asset.collection_topic is not None else asset.namespace
         if collection is None:
@@ -84,7 +82,9 @@ class FunctionRoutes:
                 name=body.name,
                 collection=collection,
                 handler=asset.handler,
-                assets=await api.read_assets(asset.assets or [], stored),
+                assets=await api.read_assets(
+                    asset.assets or [], stored, bytes_max=self._limits.code_bytes_max
+                ),
                 runtime=asset.runtime or "nodejs",
                 timeout=asset.timeout,
                 read_only_fs=True if asset.read_only_fs is None else asset.read_only_fs,
@@ -108,9 +108,10 @@ class FunctionRoutes:
 
     async def list_collection(self, request: Request) -> Response:
         """`GET /compute/collections/{collection_topic}/functions`."""
-        account = self._access.account(request, "functions:read")
-        collection = self._fold.collection_of_path(account, request.path_params["collection"])
-        return self._list(request, account, collection.topic)
+        principal = self._access.principal(request)
+        collection = self._fold.collection_of_path(principal.account, request.path_params["collection"])
+        require(principal, "functions:read")
+        return self._list(request, principal.account, collection.topic)
 
     def _list(self, request: Request, account: str, topic: str | None) -> Response:
         entries = list(self._fold.entries(account, topic))
@@ -126,29 +127,35 @@ class FunctionRoutes:
         results = [api.function_summary(entry.function) for entry in entries]
         return answer({"body": {"results": results, "results_total": total, **body}})
 
-    def _entry(self, request: Request, account: str) -> Entry:
-        return self._fold.resolve(account, request.path_params["collection"], request.path_params["function"])
+    def _entry(self, request: Request, scope: str) -> Entry:
+        principal = self._access.principal(request)
+        path = request.path_params
+        entry = self._fold.resolve(principal.account, path["collection"], path["function"])
+        require(principal, scope)
+        return entry
 
     async def get(self, request: Request) -> Response:
         """`GET` of one function, its assets inline."""
-        account = self._access.account(request, "functions:read")
-        function = self._entry(request, account).function
+        function = self._entry(request, "functions:read").function
         contents = await self._catalog.contents_of(function)
-        return answer({"body": api.function_answer(function, contents)})
+        return answer(
+            {"body": api.function_answer(function, contents)}, headers={"ETag": f'"{function.revision}"'}
+        )
 
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one function: what is given replaces that key whole."""
-        account = self._access.account(request, "functions:write")
-        entry = self._entry(request, account)
+        entry = self._entry(request, "functions:write")
         typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=_is_strict(request))
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
-        await self._catalog.patch_function(account, entry, changes)
+        await self._catalog.patch_function(
+            entry.function.account, entry, changes, revisions=_if_match(request)
+        )
         return success()
 
     async def delete(self, request: Request) -> Response:
         """`DELETE` of one function."""
-        account = self._access.account(request, "functions:write")
-        await self._catalog.delete_function(account, self._entry(request, account))
+        entry = self._entry(request, "functions:write")
+        await self._catalog.delete_function(entry.function.account, entry, revisions=_if_match(request))
         return success()
 
     async def put_asset(self, request: Request) -> Response:
@@ -165,7 +172,11 @@ class FunctionRoutes:
 
     async def get_invocation(self, request: Request) -> Response:
         """`GET /compute/invocations/{id}` of a recent call."""
-        record = self._record(request)
+        principal = self._access.principal(request)
+        record = self._recent.find(principal.account, request.path_params["invocation"])
+        made_it = record.caller == principal.token_id and may(principal, "functions:invoke")
+        if not made_it:
+            require(principal, "records:read")
         outcome = record.outcome
         body: dict[str, Any] = {
             "invocation_id": record.invocation_id,
@@ -193,26 +204,38 @@ class FunctionRoutes:
 
     async def get_log(self, request: Request) -> Response:
         """`GET /compute/invocations/{id}/log`: what the call printed, as text."""
-        outcome = self._record(request).outcome
+        principal = self._access.principal(request)
+        outcome = self._recent.find(principal.account, request.path_params["invocation"]).outcome
+        require(principal, "records:read")
         log = outcome.log
         if outcome.log_bytes > len(log):
             log += f"\n[stoker: {outcome.log_bytes - len(log)} more bytes were cut]\n".encode()
         return Response(log, media_type="text/plain; charset=utf-8")
-
-    def _record(self, request: Request) -> Record:
-        account = self._access.account(request, "records:read")
-        return self._recent.find(account, request.path_params["invocation"])
 
 
 def _is_strict(request: Request) -> bool:
     return request.query_params.get("strict", "").lower() in ("true", "1")
 
 
+def _if_match(request: Request) -> frozenset[int] | None:
+    """Return the revisions that `If-Match` allows; None for any. A tag that is none of ours matches none."""
+    text = request.headers.get("if-match")
+    if text is None or text.strip() == "*":
+        return None
+    tags = (tag.strip() for tag in text.split(","))
+    numbers = (tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"')
+    return frozenset(int(number) for number in numbers if _is_number(number))
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= 20 and text.isascii() and text.isdigit()
+
+
 def _limit_of(request: Request) -> int | None:
     text = request.query_params.get("limit")
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 10_000:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= 10_000:
         raise InvalidRequest("limit is an integer from 1 to 10000", hint="?limit=100")
     return int(text)
 

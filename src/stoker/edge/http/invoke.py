@@ -5,16 +5,18 @@ Reads the envelope and writes it. Does not know instances; the invoker does all 
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl
+
 import msgspec
 import orjson
 
 from stoker.catalog.fold import Fold
-from stoker.edge.http.access import Access
+from stoker.edge.http.access import Access, require
 from stoker.edge.http.errors import ErrorAnswers, failure_body, status_of
-from stoker.edge.http.request import INVOKE_PREFIX, Exchange, Request
+from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
 from stoker.invocation.invoker import Invoker
 from stoker.model.call import Call, text_of
-from stoker.model.errors import InvalidRequest, NoCapacity, StokerError
+from stoker.model.errors import InvalidRequest, NoCapacity, PlatformError, StokerError
 from stoker.model.outcome import Failure, Outcome
 
 INVOCATION_TYPES = ("RequestResponse", "Async")
@@ -39,7 +41,7 @@ def payload_of(body: bytes | bytearray) -> tuple[bytes, str]:
     """
     try:
         envelope = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(body, error) from None
     raw = bytes(envelope.payload).strip()
     if not raw:
@@ -70,6 +72,17 @@ def _unreadable(body: bytes | bytearray, error: Exception) -> InvalidRequest:
     return InvalidRequest("the body is a JSON object with payload and invocation_type", field="")
 
 
+def check_query(query: bytes, body: bytes | bytearray) -> None:
+    """Refuse what a query asks for in vain: unknown keys where it says `strict`, another version."""
+    asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    if "version" in asked:
+        raise InvalidRequest("?version is not offered by this version", hint="leave it out")
+    if asked.get("strict", "").lower() in ("true", "1"):
+        for key in _decode_any(body):
+            if key not in Envelope.__struct_fields__:
+                raise InvalidRequest(f"{key[:80]!r} is not known here", field=f"/{key[:80]}")
+
+
 class InvokeRoute:
     """Answers the lean path; one object for the life of the server."""
 
@@ -82,9 +95,11 @@ class InvokeRoute:
     def __call__(self, request: Request, exchange: Exchange) -> None:
         """Begin the call that a request asks for; its end answers the exchange."""
         try:
-            principal = self._access.principal_of(request.authorization, request.api_key, "functions:invoke")
-            collection, function = request.path[len(INVOKE_PREFIX) : -len(b"/invoke")].decode("latin-1").split("/")
+            principal = self._access.principal_of(request.authorization, request.api_key)
+            path = request.path[len(INVOKE_PREFIX) : -len(INVOKE_SUFFIX)].decode("latin-1")
+            collection, function = path.split("/")
             entry = self._fold.resolve(principal.account, collection, function)
+            require(principal, "functions:invoke")
             if self._invoker.closed:
                 raise NoCapacity("the server is stopping", retry_after_s=1)
             payload, invocation_type = payload_of(request.body)
@@ -99,8 +114,8 @@ class InvokeRoute:
                     "Idempotency-Key is not offered by this version; without it the call may run twice",
                     hint="send the request without the header",
                 )
-            if b"version=" in request.query:
-                raise InvalidRequest("?version is not offered by this version", hint="leave it out")
+            if request.query:
+                check_query(request.query, request.body)
 
             def ended(call: Call, outcome: Outcome | StokerError) -> None:
                 answer(exchange, call, outcome, self._errors)
@@ -123,7 +138,9 @@ def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, error
         exchange.respond(refusal.status, refusal.body, refusal.header_lines + header)
         return
     failure = outcome.failure
-    if failure is None and outcome.result is not None:
+    if failure is None:
+        if outcome.result is None:
+            raise PlatformError("the call has ended without a result and without a failure")
         try:
             body = b'{"body":' + orjson.dumps(outcome.result.decode()) + b"}"
         except UnicodeError:
@@ -131,8 +148,7 @@ def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, error
         else:
             exchange.respond(200, body, header)
             return
-    if failure is not None:
-        exchange.respond(status_of(failure.code), failure_body(failure, invocation_id), header)
+    exchange.respond(status_of(failure.code), failure_body(failure, invocation_id), header)
 
 
 def refuse(exchange: Exchange, error: Exception, errors: ErrorAnswers) -> None:

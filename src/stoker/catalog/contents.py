@@ -1,0 +1,76 @@
+"""Contents of assets: stored once, kept as long as something refers to them, swept after.
+
+Owns what is pinned between an upload and the event that refers to it. Does not know what an asset is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from stoker.catalog.fold import Fold
+
+
+class Contents(Protocol):
+    """Where the content of assets is kept, by the SHA-256 of it."""
+
+    async def put(self, account: str, content: bytes) -> str: ...
+
+    async def get(self, account: str, digest: str) -> bytes: ...
+
+    async def delete(self, account: str, digest: str) -> None: ...
+
+
+class KeptContents:
+    """The contents of all accounts."""
+
+    def __init__(self, fold: Fold, contents: Contents) -> None:
+        self._fold = fold
+        self._contents = contents
+        self._uploading: Counter[tuple[str, str]] = Counter()
+        """Contents that are stored but not yet referred to: they must not be swept."""
+        self._sweeping: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def get(self, account: str, digest: str) -> bytes:
+        """Return a content."""
+        return await self._contents.get(account, digest)
+
+    async def sweep(self, candidates: set[tuple[str, str]]) -> int:
+        """Delete those (account, digest) that nothing refers to any more; return how many.
+
+        A content that somebody is uploading just now is pinned and stays; one that somebody begins to
+        upload while its delete is under way is stored after that delete.
+        """
+        removed = 0
+        for pin in sorted(candidates - self._fold.digests_in_use()):
+            if self._uploading[pin] > 0 or pin in self._sweeping or pin in self._fold.digests_in_use():
+                continue
+            gone = self._sweeping[pin] = asyncio.Event()
+            try:
+                await self._contents.delete(*pin)
+                removed += 1
+            finally:
+                del self._sweeping[pin]
+                gone.set()
+        return removed
+
+    @contextmanager
+    def pinned(self, pins: list[tuple[str, str]]) -> Iterator[None]:
+        """Keep contents from being swept between their upload and the event that refers to them."""
+        self._uploading.update(pins)
+        try:
+            yield
+        finally:
+            self._uploading.subtract(pins)
+            for pin in pins:
+                if self._uploading[pin] <= 0:
+                    del self._uploading[pin]
+
+    async def put(self, account: str, digest: str, content: bytes) -> None:
+        """Store a content that is pinned, after a delete of it that is under way."""
+        while (gone := self._sweeping.get((account, digest))) is not None:
+            await gone.wait()
+        await self._contents.put(account, content)

@@ -1,0 +1,128 @@
+"""The journal: how a decision becomes an event that is stored and folded in.
+
+Owns the order of decisions and the fold's pace with the log. Does not know what is decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from stoker.catalog.events import Subject
+from stoker.catalog.fold import Fold
+from stoker.model.errors import Unavailable, VersionConflict
+from stoker.model.function import Function
+
+T = TypeVar("T")
+
+
+class StoredEvent(Protocol):
+    """An event as the log gives it back."""
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+
+class Log(Protocol):
+    """The event log that the catalog is a fold of."""
+
+    async def append(self, subject: str, data: bytes, *, expected: int | None) -> int:
+        """Store an event and return its sequence; VersionConflict if `expected` is not the last one.
+
+        Raises Unavailable where it is not known whether the event was stored.
+        """
+        ...
+
+    async def replay(self, on_event: Callable[[StoredEvent], None], *, after: int) -> int:
+        """Hand over every event after that sequence, in order, and return the last one."""
+        ...
+
+
+class Journal:
+    """One for a fold and its log."""
+
+    def __init__(self, fold: Fold, log: Log) -> None:
+        self._fold = fold
+        self._log = log
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._behind = False
+        """True while the log may hold events that are not folded in."""
+        self.on_change: list[Callable[[Function, Function | None], None]] = []
+        """Called with (before, after) once a change of a function is stored.
+
+        After is None if it was deleted; both are the new function if it was created.
+        """
+
+    async def settle(self) -> None:
+        """Return once no change is under way any more; for the end of a server."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
+    async def to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Carry a change out, also if the caller leaves meanwhile.
+
+        Once sent, the event may be stored whatever becomes of the caller: then the fold and the listeners
+        must follow it, and nobody may decide on what was before, nor sweep what it refers to.
+        """
+        task = asyncio.get_running_loop().create_task(change, name="change of the catalog")
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def deciding(self, account: str) -> AsyncIterator[None]:
+        """Hold off other decisions of the account; the fold is up to date within."""
+        async with self._locks[account]:
+            if self._behind:
+                await self._catch_up()
+            yield
+
+    async def append(self, subject: str, data: bytes, *, expected: int) -> None:
+        """Return once the event is stored and folded in. Raises as the log does."""
+        try:
+            sequence = await self._log.append(subject, data, expected=expected)
+        except Unavailable:
+            self._behind = True  # it may be stored all the same
+            raise
+        except VersionConflict:
+            await self._catch_up()  # the log knows more than we do: the caller's next look must show it
+            raise
+        self._fold.apply(subject, data, sequence)
+
+    async def _catch_up(self) -> None:
+        self._behind = False
+        try:
+            await self._log.replay(self._follow, after=self._fold.sequence)
+        except BaseException:
+            self._behind = True
+            raise
+
+    def _follow(self, event: StoredEvent) -> None:
+        subject = Subject.parse(event.subject)
+        before = self._fold.function_at(subject)
+        self._fold.apply(event.subject, event.data, event.sequence)
+        after = self._fold.function_at(subject)
+        if after is not None and after is not before:
+            self.tell(before or after, after)
+        elif before is not None and after is None:
+            self.tell(before, None)
+
+    def tell(self, before: Function, after: Function | None) -> None:
+        """Call every listener. One that fails is reported to the loop: what is stored is stored."""
+        for listener in self.on_change:
+            try:
+                listener(before, after)
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a stored change could not be told", "exception": error}
+                )
