@@ -131,7 +131,9 @@ class ServerProcess:
         if not line.startswith("stoker is ready on "):
             self.process.kill()
             self.stop()
-            pytest.fail(f"the server did not get ready (exit {self.process.returncode}):\n{''.join(self.stderr)}")
+            pytest.fail(
+                f"the server did not get ready (exit {self.process.returncode}):\n{''.join(self.stderr)}"
+            )
         self.url = line.split()[-1]
         return self
 

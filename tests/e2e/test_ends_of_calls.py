@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.conftest import Client
 
 BOTH = pytest.mark.parametrize("runtime", ["nodejs", "python"])
@@ -201,7 +202,11 @@ def test_a_payload_that_does_not_fit_the_schema_is_refused_and_nothing_runs(
 
     refused = client.invoke(name, {"n": 0})
 
-    assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (400, "schema.input", "/n")
+    assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (
+        400,
+        "schema.input",
+        "/n",
+    )
     assert client.result(name, {"n": 4}) == {"twice": 8, "runs": 1}
 
 
@@ -234,7 +239,9 @@ def test_an_instance_that_is_killed_under_a_call_is_a_fault_of_the_platform(
     size_mb = 129 if runtime == "nodejs" else 130  # tells its cgroup from every other one's
     name = client.function("killed", source, runtime=runtime, size=f"{size_mb}MB")
     answers = []
-    calling = threading.Thread(target=lambda: answers.append(client.invoke(name, {"mark": mark, "hang": True})))
+    calling = threading.Thread(
+        target=lambda: answers.append(client.invoke(name, {"mark": mark, "hang": True}))
+    )
     calling.start()
 
     init = _init_with_memory_limit(size_mb * 1024 * 1024)

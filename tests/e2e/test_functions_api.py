@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.e2e.conftest import Client, ServerProcess
 
 SEED = {
@@ -102,7 +103,12 @@ def test_a_function_is_found_by_topic_subject_and_name(
 
 
 def test_get_answers_as_created_with_the_assets_inline(client: Client) -> None:
-    rest = {"env_vars": ["A=1"], "size": "1 gb", "retry": {"attempts": 5}, "concurrency": {"max_instances": 2}}
+    rest: dict[str, Any] = {
+        "env_vars": ["A=1"],
+        "size": "1 gb",
+        "retry": {"attempts": 5},
+        "concurrency": {"max_instances": 2},
+    }
     created = client.create("whole", {"index.js": ECHO, "lib/x.js": "1"}, **rest).json()["body"]
 
     found = client.http.get(f"/compute/functions/{client.collection}/whole").json()["body"]
@@ -140,7 +146,9 @@ def test_lists_hold_what_is_there_in_pages_if_asked(client: Client) -> None:
 
 
 def test_patch_changes_what_is_given_and_a_rename_keeps_the_identity(client: Client) -> None:
-    service = client.create("old", {"index.js": ECHO}, description="before").json()["body"]["compute_asset"]["service"]
+    service = client.create("old", {"index.js": ECHO}, description="before").json()["body"]["compute_asset"][
+        "service"
+    ]
     path = f"/compute/functions/{client.collection}/{service}"
 
     answer = client.http.patch(path, json={"name": "new", "size": "small", "monitor_config": {"ttl": 5000}})
@@ -245,7 +253,11 @@ def test_a_body_that_breaks_the_contract_is_400_and_names_the_field(
 
 
 def test_unknown_keys_are_ignored_unless_the_request_is_strict(client: Client) -> None:
-    body = {"name": "more", "monitor_config": {}, "compute_asset": {"collection_topic": client.collection, "handler": "a.b", "more": 1}}
+    body = {
+        "name": "more",
+        "monitor_config": {},
+        "compute_asset": {"collection_topic": client.collection, "handler": "a.b", "more": 1},
+    }
 
     strict = client.http.post("/compute/functions?strict=true", json=body)
     lax = client.http.post("/compute/functions", json=body)
@@ -345,8 +357,15 @@ def _tar(files: dict[str, str]) -> bytes:
 
 @pytest.mark.parametrize("pack", [_zip, _tar])
 def test_an_archive_is_unpacked_into_the_root(client: Client, pack: Any) -> None:
-    files = {"src/app.js": "exports.handler = () => require('../lib/name');", "lib/name.js": "module.exports = 'unpacked';"}
-    item = {"asset_name": "code.bin", "asset_type": "archive", "asset_value": base64.b64encode(pack(files)).decode()}
+    files = {
+        "src/app.js": "exports.handler = () => require('../lib/name');",
+        "lib/name.js": "module.exports = 'unpacked';",
+    }
+    item = {
+        "asset_name": "code.bin",
+        "asset_type": "archive",
+        "asset_value": base64.b64encode(pack(files)).decode(),
+    }
 
     created = client.create("packed", {}, assets=[item], handler="/src/app.handler")
 

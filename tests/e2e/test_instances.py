@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.e2e.conftest import Client, ServerProcess
 from tests.e2e.processes import wait_until
 
@@ -201,7 +202,8 @@ def test_a_caller_who_leaves_has_the_call_cancelled_and_the_place_is_free(
     with socket.create_connection((host, int(port))) as caller:
         caller.sendall(
             f"POST /compute/functions/{client.collection}/{name}/invoke HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: Bearer {client.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Authorization: Bearer {client.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
         )
 
     after = client.result(name)
@@ -216,7 +218,8 @@ def test_a_caller_who_only_stops_sending_gets_the_answer(client: Client, server:
     with socket.create_connection((host, int(port))) as caller:
         caller.sendall(
             f"POST /compute/functions/{client.collection}/{name}/invoke HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: Bearer {client.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            f"Authorization: Bearer {client.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         caller.shutdown(socket.SHUT_WR)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.e2e.conftest import STOKER, ServerProcess
 from tests.e2e.processes import descendants, leftovers, wait_until, wait_until_gone
 

@@ -32,7 +32,7 @@ async def ensure_administrator(
     if given is not None:
         await _store(fold, log, stored, given, now_ms)
         if kept is not None and kept != given:
-            file.unlink()  # it opens nothing any more, and the command line must not try it
+            file.unlink()  # noqa: ASYNC240 - before serving. It opens nothing any more, and the command line must not try it
         return None
     if stored is not None:
         return None

@@ -81,12 +81,12 @@ async def _serve(settings: Settings) -> int:
         await server.close()
 
 
-async def _first(work: asyncio.Future[object] | asyncio.Future[None] | asyncio.Future[str], event: asyncio.Event) -> None:
+async def _first(
+    work: asyncio.Future[object] | asyncio.Future[None] | asyncio.Future[str], event: asyncio.Event
+) -> None:
     """Return when the work is done or the event is set."""
     waiting = asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
-
-

@@ -34,7 +34,7 @@ from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.server import HttpServer
 from stoker.invocation.invoker import Invoker
-from stoker.model.errors import PlatformError, StokerError
+from stoker.model.errors import StokerError
 from stoker.model.function import Asset, Function
 from stoker.model.limits import MIB
 from stoker.records.recent import RecentInvocations
@@ -129,9 +129,7 @@ class Server:
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
                 pool.function_changed(entry.function, entry.function)
-        self._own(
-            asyncio.ensure_future(_sweep_all(catalog, blobs)), name="sweep of contents"
-        )
+        self._own(asyncio.ensure_future(_sweep_all(catalog, blobs)), name="sweep of contents")
 
     async def _open_backbone(self) -> JetStream:
         settings = self._settings
@@ -155,9 +153,7 @@ class Server:
         errors = ErrorAnswers(edge_log)
         access = Access(Authenticator(fold))
         recent = RecentInvocations()
-        invoker = self._invoker = Invoker(
-            catalog, pool, recent, limits, clock=time.monotonic
-        )
+        invoker = self._invoker = Invoker(catalog, pool, recent, limits, clock=time.monotonic)
         routes = FunctionRoutes(catalog, fold, access, recent, limits)
         http = self._http = HttpServer(
             app=make_app(routes, errors, self.problem, self.notes),
@@ -212,7 +208,8 @@ class Server:
 
     def notes(self) -> Mapping[str, object]:
         """Return what an operator should know of a server that is ready."""
-        assert self._engine is not None and self._pool is not None
+        assert self._engine is not None
+        assert self._pool is not None
         notes: dict[str, object] = {"isolation": self._engine.name, "instances": self._pool.figures}
         if self._engine.name == "process":
             notes["warning"] = "functions run without isolation (--isolation process)"
@@ -226,7 +223,8 @@ class Server:
 
     async def drain(self) -> None:
         """Take no new work and return when what was accepted has ended, after `drain_ms_max` at most."""
-        assert self._http is not None and self._invoker is not None
+        assert self._http is not None
+        assert self._invoker is not None
         self._invoker.closed = True
         await self._http.stop(drain_ms=self._settings.limits.drain_ms_max)
 
@@ -262,9 +260,9 @@ class Server:
 
         return changed
 
-    def _damaged(self, account: str, digest: str, error: PlatformError) -> None:
+    def _damaged(self, account: str, digest: str, what: str) -> None:
         self._damage = f"the store is damaged: content {digest[:12]} cannot be read"
-        self._log.error("content_damaged", account=account, digest=digest, error=error.message)
+        self._log.error("content_damaged", account=account, digest=digest, what=what)
 
     def _notice(self, event: str, fields: Mapping[str, object]) -> None:
         get_logger("stoker.sandbox").info(event, **fields)
@@ -276,9 +274,7 @@ class _Unpacker:
     def __init__(self, folders: CodeCache) -> None:
         self._folders = folders
 
-    async def unpack(
-        self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]
-    ) -> None:
+    async def unpack(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> None:
         await self._folders.folder(assets, fetch)
 
 
