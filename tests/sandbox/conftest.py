@@ -17,9 +17,25 @@ from stoker.model.limits import MIB, Limits
 from stoker.runtimes import launch_plans
 from stoker.sandbox.engine import Engine, Sandbox, Site
 from stoker.sandbox.spawn import owner_of, start_supervisor
+from stoker.sandbox.supervised import SupervisedEngine
 
 LIMITS = InstanceLimits(memory_bytes=256 * MIB, cpu_millis=1000, processes=64)
 FOLDER = "c" * 64
+DAEMON = """
+import os
+read, write = os.pipe()
+for _ in range(3):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(write, b"x")
+            while True: pass
+        os._exit(0)
+for _ in range(3):
+    os.read(read, 1)
+answer = "started"
+"""
+"""Code for a guest: three daemonised grandchildren that spin."""
 PROGRAM = """
 import json, os, socket
 os.set_inheritable(3, False)
@@ -112,7 +128,7 @@ def crun(require_tool: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-async def engine(crun: str, site: Site) -> AsyncIterator[Engine]:
+async def engine(crun: str, site: Site) -> AsyncIterator[SupervisedEngine]:
     """An engine over crun."""
     made = await start_supervisor("crun", crun, site, _fail_on_notice)
     yield made
@@ -143,7 +159,7 @@ def _fail_on_notice(event: str, fields: Mapping[str, object]) -> None:
     raise AssertionError(f"{event} {fields}")
 
 
-class guests:  # noqa: N801 - reads as a function
+class guests:
     """An async context: a function that boots guests on an engine, and their end."""
 
     def __init__(self, engine: Engine, site: Site) -> None:

@@ -7,18 +7,23 @@ import errno
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from stoker.model.limits import MIB
+from stoker.sandbox.engine import Site
 from stoker.sandbox.spawn import start_supervisor
-from tests.sandbox.conftest import LIMITS, guests
+from stoker.sandbox.supervised import SupervisedEngine
+from tests.sandbox.conftest import LIMITS, Boot, guests
 
 SMALL = replace(LIMITS, memory_bytes=64 * MIB)
 EAT = "import os\nkept = [os.urandom(1 << 20) for _ in range(400)]; answer = len(kept)"
 
 
-async def test_memory_ends_the_whole_sandbox_and_says_so(runtime, site, no_leftovers):
+async def test_memory_ends_the_whole_sandbox_and_says_so(
+    runtime: str, site: Site, no_leftovers: None
+) -> None:
     engine = await start_supervisor(os.path.basename(runtime), runtime, site, print)
     async with guests(engine, site) as boot:
         guest = await boot(limits=SMALL)
@@ -33,7 +38,7 @@ async def test_memory_ends_the_whole_sandbox_and_says_so(runtime, site, no_lefto
     assert 60 * MIB <= end.memory_peak_bytes <= 64 * MIB
 
 
-async def test_a_child_that_eats_the_memory_takes_its_sandbox_with_it(boot):
+async def test_a_child_that_eats_the_memory_takes_its_sandbox_with_it(boot: Boot) -> None:
     guest = await boot(limits=SMALL)
 
     answer = await guest.run(f"""
@@ -48,7 +53,7 @@ import time; time.sleep(60)
     assert end.out_of_memory
 
 
-async def test_what_fits_into_the_memory_is_left_alone(boot):
+async def test_what_fits_into_the_memory_is_left_alone(boot: Boot) -> None:
     guest = await boot(limits=SMALL)
 
     answer = await guest.run(EAT.replace("400", "30"))
@@ -59,7 +64,9 @@ async def test_what_fits_into_the_memory_is_left_alone(boot):
     assert not usage.processes_limit_hit
 
 
-async def test_forking_without_end_is_refused_at_the_limit_and_counted(runtime, site, no_leftovers):
+async def test_forking_without_end_is_refused_at_the_limit_and_counted(
+    runtime: str, site: Site, no_leftovers: None
+) -> None:
     engine = await start_supervisor(os.path.basename(runtime), runtime, site, print)
     async with guests(engine, site) as boot:
         guest = await boot(limits=replace(LIMITS, processes=10))
@@ -87,7 +94,7 @@ except BlockingIOError as error:
     assert not end.out_of_memory
 
 
-async def test_threads_count_as_processes(boot):
+async def test_threads_count_as_processes(boot: Boot) -> None:
     guest = await boot(limits=replace(LIMITS, processes=5))
 
     made = await guest.run("""
@@ -106,7 +113,7 @@ stop.set()
 
 
 @pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
-async def test_a_full_tmp_is_an_error_of_the_function_and_no_more(boot, place: str):
+async def test_a_full_tmp_is_an_error_of_the_function_and_no_more(boot: Boot, place: str) -> None:
     guest = await boot()
 
     answer = await guest.run(f"""
@@ -125,7 +132,7 @@ for number in range(1_000_000):
     assert files == ["OSError", errno.ENOSPC]
 
 
-async def test_a_writable_folder_is_a_private_bounded_copy(boot, site):
+async def test_a_writable_folder_is_a_private_bounded_copy(boot: Boot, site: Site) -> None:
     one, other = await boot(writable=True), await boot(writable=True)
 
     seen = await one.run("""
@@ -134,7 +141,9 @@ os.chdir("/code")
 answer = [open("main.txt").read(), open("inner/more.txt").read(), os.stat("main.txt").st_uid]
 open("main.txt", "w").write("changed"); open("inner/new.txt", "w").write("x"); os.remove("inner/more.txt")
 """)
-    unchanged = await other.run("import os; answer = [open('/code/main.txt').read(), os.listdir('/code/inner')]")
+    unchanged = await other.run(
+        "import os; answer = [open('/code/main.txt').read(), os.listdir('/code/inner')]"
+    )
     full = await one.run("""
 with open("/code/big", "wb", 0) as file:
     while True:
@@ -147,7 +156,7 @@ with open("/code/big", "wb", 0) as file:
     assert (site.code_root / ("c" * 64) / "main.txt").read_text() == "hello"
 
 
-async def test_output_that_nobody_takes_stops_the_printing_program_alone(boot):
+async def test_output_that_nobody_takes_stops_the_printing_program_alone(boot: Boot) -> None:
     loud, other = await boot(), await boot()
 
     loud.tell("import sys\nwhile True: sys.stdout.write('x' * 65536)")
@@ -159,7 +168,7 @@ async def test_output_that_nobody_takes_stops_the_printing_program_alone(boot):
     assert end.signal == 9
 
 
-async def test_a_function_gets_cpu_by_its_weight_while_others_want_it_too(boot):
+async def test_a_function_gets_cpu_by_its_weight_while_others_want_it_too(boot: Boot) -> None:
     heavy = [await boot(limits=replace(LIMITS, cpu_millis=1000)) for _ in range(os.cpu_count() or 1)]
     light = [await boot(limits=replace(LIMITS, cpu_millis=100)) for _ in range(os.cpu_count() or 1)]
     spin = f"""
@@ -175,7 +184,9 @@ answer = time.process_time()
     assert sum(used[: len(heavy)]) > 3 * sum(used[len(heavy) :])
 
 
-async def test_a_spare_boots_at_the_lowest_weight_and_can_be_hurried(engine, boot):
+async def test_a_spare_boots_at_the_lowest_weight_and_can_be_hurried(
+    engine: SupervisedEngine, boot: Boot
+) -> None:
     spare = await boot(limits=None, urgent=False)
     urgent = await boot(limits=None, urgent=True)
 
@@ -188,8 +199,6 @@ async def test_a_spare_boots_at_the_lowest_weight_and_can_be_hurried(engine, boo
 
 
 def _shares(sandbox: str) -> int:
-    from pathlib import Path
-
     files = list(Path("/sys/fs/cgroup").glob(f"**/stoker-*/{sandbox}/cpu.shares"))
     if not files:
         pytest.skip("cgroups of version 2 count in other units")

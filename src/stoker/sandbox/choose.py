@@ -27,11 +27,13 @@ _PROCESSES, _MEMORY = "processes", "memory"
 _SCRIPT = f"""
 exec 3<&0
 read -r way
+step=0
 case $way in
-{_PROCESSES}) while :; do (read -r hold <&3) & done ;;
-{_MEMORY}) fill=0123456789abcdef; while :; do fill=$fill$fill; done ;;
+{_PROCESSES}) while [ $step -lt 40 ]; do (read -r hold <&3) & step=$((step + 1)); done ;;
+{_MEMORY}) fill=0123456789abcdef; while [ $step -lt 23 ]; do fill=$fill$fill; step=$((step + 1)); done ;;
 esac
 """
+"""Goes to five times the processes or four times the memory that it may have, and ends if it is let."""
 _AS_ROOT = "sudo ./dev serve"
 _WITHOUT = "./dev serve --isolation process"
 
@@ -102,7 +104,7 @@ async def _tried(name: str, binary: str, site: Site, notice: Notice) -> Engine:
 
 
 def trial_plan(plan: LaunchPlan) -> LaunchPlan:
-    """Return a plan whose program, told so on its wire, goes past a limit until it is stopped."""
+    """Return a plan whose program, told so on its wire, goes past a limit."""
     return replace(
         plan,
         runtime="trial",

@@ -63,21 +63,3 @@ class Post:
         if not packet:
             raise Gone
         return packet
-
-
-class Silence:
-    """Stands in for `Post` when nobody listens any more."""
-
-    def send(self, report: Report, descriptors: tuple[int, ...] = ()) -> bool:
-        """Say nothing."""
-        for handle in descriptors:
-            os.close(handle)
-        return True
-
-    def flush(self) -> bool:
-        """Nothing is left."""
-        return True
-
-    def receive(self) -> bytes | None:
-        """Nothing comes."""
-        return None

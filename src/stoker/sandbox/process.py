@@ -33,7 +33,12 @@ class ProcessSandbox:
     """`Sandbox` in name only: a process group."""
 
     def __init__(
-        self, home: Path, process: subprocess.Popen[bytes], wire: socket.socket, output: int
+        self,
+        home: Path,
+        process: subprocess.Popen[bytes],
+        wire: socket.socket,
+        output: int,
+        watchdog: Watchdog,
     ) -> None:
         self.id = home.name
         self.pid: int | None = process.pid

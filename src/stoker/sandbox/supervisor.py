@@ -21,7 +21,7 @@ from stoker.sandbox.exits import exit_of
 from stoker.sandbox.layers import Folders
 from stoker.sandbox.loop import Loop
 from stoker.sandbox.oci import OciRuntime
-from stoker.sandbox.post import Gone, Post, Silence
+from stoker.sandbox.post import Gone, Post
 from stoker.sandbox.protocol import (
     Assign,
     Boot,
@@ -51,6 +51,7 @@ REMOVE_RETRY_S = 0.01
 REMOVALS_MAX = 500
 OOM_RECHECKS_S = (0.002, 0.02, 0.2)
 """The kernel signals just before it kills, so that the count may still be 0."""
+FAREWELL_STEP_S = 0.002
 FAREWELL_S_MAX = 0.7
 """For clearing up after the gateway is gone; within a second all is over in any case."""
 
@@ -73,7 +74,7 @@ class Supervisor:
         self._cgroups = cgroups
         self._folders = folders
         self._runtime = runtime
-        self._post: Post | Silence = Post(control)
+        self._post = Post(control)
         self._loop = Loop()
         self._cells: dict[str, Cell] = {}
         self._starting = 0
@@ -149,7 +150,9 @@ class Supervisor:
 
     def _give_up(self, cell: Cell) -> None:
         if cell.state is State.STARTING:
-            _kill(cell.launch.pid)
+            # Its children first: one of them does the work and would go on without it.
+            for pid in reversed(_with_descendants(cell.launch.pid)):
+                _kill(pid)
 
     def _runtime_ended(self, cell: Cell, status: int) -> None:
         gone = None
@@ -302,18 +305,35 @@ class Supervisor:
     def _farewell(self) -> None:
         """The gateway is gone: kill all, and remove the cgroups as far as time allows."""
         deadline = time.monotonic() + FAREWELL_S_MAX
-        self._loop.forget(self._control.fileno())
-        self._loop.forget(self._gateway)
-        self._post = Silence()
-        for cell in list(self._cells.values()):
-            cell.kill()
-            self._give_up(cell)
-        while self._cells and time.monotonic() < deadline:
-            self._loop.turn(deadline)
-        while not self._cgroups.close() and time.monotonic() < deadline:
-            time.sleep(REMOVE_RETRY_S)
+        with contextlib.suppress(ProcessLookupError):
+            # All of this PID namespace, whose init we are; children of an OCI runtime that works too.
+            os.kill(-1, signal.SIGKILL)
+        while time.monotonic() < deadline and (_a_child_is_left() or not self._groups_removed()):
+            time.sleep(FAREWELL_STEP_S)
+
+    def _groups_removed(self) -> bool:
+        removed = [self._cgroups.remove(sandbox) for sandbox in self._cgroups.children()]
+        return all(removed) and self._cgroups.close()
 
 
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def _with_descendants(pid: int) -> list[int]:
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError), open(f"/proc/{parent}/task/{parent}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def _a_child_is_left() -> bool:
+    """Reap what has ended; an orphan of the namespace is a child of its init."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+    except ChildProcessError:
+        return False
+    return True

@@ -18,7 +18,7 @@ while read -r word group; do
   drop) [ "$rest" = "$groups" ] || groups="$rest ${groups##*" $group "}" ;;
   esac
 done
-for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
 """
 
 

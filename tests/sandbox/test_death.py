@@ -1,0 +1,177 @@
+"""What dies with what: the gateway, the supervisor, the sandboxes; and what is left then."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stoker.sandbox.engine import Site
+from stoker.sandbox.spawn import owner_of, start_supervisor
+from tests.sandbox.conftest import DAEMON, cgroups_of, guests
+from tests.sandbox.observation import (
+    cgroup_of,
+    end_of,
+    eventually,
+    kill_minus_nine,
+    next_numbers,
+    pids,
+    processes_of_slot,
+    say_go,
+    start_python,
+    supervisors_of,
+)
+
+
+@pytest.mark.parametrize("which", ["outer", "init"])
+async def test_if_the_supervisor_is_killed_every_sandbox_is_and_the_engine_says_so(
+    crun: str, site: Site, which: str
+) -> None:
+    engine = await start_supervisor("crun", crun, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot()
+        assert await guest.run(DAEMON) == "started"
+
+        os.kill(supervisors_of(engine)[which], signal.SIGKILL)
+        await engine.ended()
+        end = await guest.sandbox.ended()
+        assert await eventually(lambda: processes_of_slot(0) == [])
+
+    await engine.close()
+    assert (end.signal, end.killed_from_outside) == (9, True)
+    next_one = await start_supervisor("crun", crun, site, print)
+    await next_one.close()
+    assert cgroups_of(site) == []  # The next start clears what the killed one could not.
+
+
+GATEWAY = """
+import asyncio, os, sys, uvloop
+from pathlib import Path
+from stoker.model.launch import LaunchPlan
+from stoker.model.limits import Limits
+from stoker.sandbox import kernel
+from stoker.sandbox.engine import Site
+from stoker.sandbox.spawn import start_supervisor
+data, crun, drop, *layers = sys.argv[1:]
+spin = '''
+import os
+for _ in range(2):
+    if os.fork() == 0: os.setsid()
+os.write(1, b".")
+while True: pass
+'''
+argv = ("/usr/bin/python3", "-ISc", spin)
+plan = LaunchPlan("python", "", tuple(map(Path, layers)), argv, (), (), 0)
+async def main() -> None:
+    site = Site(Path(data), Path(data) / "code", (plan,), Limits())
+    engine = await start_supervisor("crun", crun, site, print)
+    if drop == "drop":
+        os.setgroups([]); os.setresgid(65500, 65500, 65500); os.setresuid(65500, 65500, 65500)
+        kernel.hide_memory()
+    made = [await engine.boot(plan, urgent=True) for _ in range(3)]
+    for sandbox in made:
+        for _ in range(4):
+            await read(sandbox.output)
+    print(*[sandbox.pid for sandbox in made], flush=True)
+    await asyncio.Event().wait()
+async def read(handle) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(handle, lambda: ready.done() or ready.set_result(None))
+    await ready
+    loop.remove_reader(handle)
+    return os.read(handle, 1)
+uvloop.run(main())
+"""
+
+
+@pytest.mark.parametrize("drop", ["keep", "drop"])
+async def test_minus_nine_on_the_gateway_leaves_no_spinning_process_and_no_cgroup(
+    crun: str, site: Site, drop: str
+) -> None:
+    layers = [str(layer) for layer in site.plans[0].layers]
+    gateway = start_python(GATEWAY, str(site.data), crun, drop, *layers)
+    booted = next_numbers(gateway)
+    spinning = [pid for pid in pids() if f"/stoker-{owner_of(site.data)}/" in cgroup_of(pid)]
+    watched = [os.pidfd_open(pid) for pid in spinning]
+
+    kill_minus_nine(gateway)
+
+    assert set(booted) <= set(spinning)
+    assert len(spinning) == 12
+    for pidfd in watched:
+        await end_of(pidfd)
+    assert await eventually(lambda: cgroups_of(site) == [])
+
+
+DYING = """
+import asyncio, os, signal, sys, uvloop
+from pathlib import Path
+from stoker.model.launch import LaunchPlan
+from stoker.model.limits import Limits
+from stoker.sandbox.engine import Site
+from stoker.sandbox.spawn import start_supervisor
+data, crun, *layers = sys.argv[1:]
+argv = ("/usr/bin/python3", "-ISc", "while True: pass")
+plan = LaunchPlan("python", "", tuple(map(Path, layers)), argv, (), (), 0)
+async def main():
+    site = Site(Path(data), Path(data) / "code", (plan,), Limits())
+    engine = await start_supervisor("crun", crun, site, print)
+    print(engine._supervisor.pid, flush=True)
+    sys.stdin.readline()
+    boots = [asyncio.create_task(engine.boot(plan, urgent=True)) for _ in range(5)]
+    await asyncio.wait(boots, return_when=asyncio.FIRST_COMPLETED)
+    os.kill(os.getpid(), signal.SIGKILL)
+uvloop.run(main())
+"""
+
+
+async def test_minus_nine_while_sandboxes_are_being_started_leaves_nothing(crun: str, site: Site) -> None:
+    gateway = start_python(DYING, str(site.data), crun, *(str(layer) for layer in site.plans[0].layers))
+    supervisor = os.pidfd_open(next_numbers(gateway)[0])
+
+    say_go(gateway)
+    await end_of(supervisor)
+    kill_minus_nine(gateway)
+
+    assert cgroups_of(site) == []
+    assert processes_of_slot(0) == []
+
+
+async def test_two_servers_do_not_touch_each_others_sandboxes(crun: str, site: Site, tmp_path: Path) -> None:
+    other_site = replace(site, data=tmp_path / "other")
+    engine = await start_supervisor("crun", crun, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot()
+
+        other = await start_supervisor("crun", crun, other_site, print)
+        async with guests(other, other_site) as boot_other:
+            await boot_other()
+        await other.close()
+        answer = await guest.run("answer = 'lives'")
+
+    await engine.close()
+    assert answer == "lives"
+    assert cgroups_of(other_site) == []
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"x", b"{}", b'{"is": "Kill", "sandbox": "../../etc"}', b'{"is": "Boot", "tag": 1, "plan": "python"}'],
+)
+async def test_a_malformed_message_ends_the_supervisor_and_all_it_runs(
+    crun: str, site: Site, packet: bytes, no_leftovers: None
+) -> None:
+    engine = await start_supervisor("crun", crun, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot()
+
+        engine._control.send(packet)
+        await engine.ended()
+        end = await guest.sandbox.ended()
+
+    await engine.close()
+    assert end.signal == 9
