@@ -38,6 +38,7 @@ class Memory:
     pid: int
     name: str
     pss_bytes: int
+    sandboxed: bool  # in another network namespace than the root of its tree: an instance, not the platform
 
 
 def this_machine(node: str, data_parent: Path) -> Machine:
@@ -95,7 +96,8 @@ def cpu_s(root: int) -> float:
 
 def memory(root: int) -> list[Memory]:
     """Return what each process of the tree holds. Raises CannotMeasure if that may not be read."""
-    return [Memory(pid, _name(pid), _pss_bytes(pid)) for pid in sorted(tree(root))]
+    outside = _network(root)
+    return [Memory(p, _name(p), _pss_bytes(p), _network(p) != outside) for p in sorted(tree(root))]
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -112,6 +114,13 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError as error:
         raise CannotMeasure(f"process {pid}: {error.strerror}") from None
+
+
+def _network(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError as error:
+        raise CannotMeasure(f"the network namespace of process {pid}: {error.strerror}") from None
 
 
 def _pss_bytes(pid: int) -> int:

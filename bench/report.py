@@ -5,6 +5,7 @@ Does not know how a figure is taken, nor what its target is.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,13 +15,14 @@ from peer import FUNCTIONS_FRAMEWORK, framework_version
 from results import Results, Verdict, Warm, lines, median
 from session import Plan
 
+COLUMNS = 80
 NAME_COLUMNS = 20
 CELL_COLUMNS = 20
 CELLS_A_ROW = 3  # as many as 80 columns hold
 
 
 def table(results: Results, plan: Plan) -> str:
-    """Return the whole report, at most 80 columns wide."""
+    """Return the whole report, 80 columns wide but for what a server itself said."""
     machine = results.machine
     text = [
         f"stoker bench: {machine.cores} cores, kernel {machine.kernel}, load {machine.load_average:.1f}",
@@ -41,9 +43,11 @@ def table(results: Results, plan: Plan) -> str:
     text += ["", f"{'':34} {'measured':19} {'target':11} verdict"]
     for line in lines(results, plan.parts):
         text.append(f"{line.what:34} {line.shown:19} {line.target:11} {line.verdict.value}".rstrip())
-    if results.idle:
-        shown = ", ".join(f"{process.name} {process.pss_bytes / 1e6:.0f}" for process in results.idle)
-        text.append(f"  of it, MB: {shown}"[:80])
+    for what, sandboxed in (("of it", False), ("instances, not counted", True)):
+        parts = [process for process in results.idle if process.sandboxed == sandboxed]
+        if parts:
+            shown = ", ".join(f"{process.name} {process.pss_bytes / 1e6:.0f}" for process in parts)
+            text.append(textwrap.fill(f"  {what}, MB: {shown}", COLUMNS, subsequent_indent="    "))
     if results.saturated:
         text += ["", f"The generator was at its limit in: {', '.join(results.saturated)}"]
     if results.complaints:
