@@ -175,9 +175,9 @@ def _pax(data: bytes) -> dict[str, str]:
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 8)
-        length = data[at:space] if space > at else b""
-        end = at + int(length) if length.isdigit() else 0
-        if not space < end <= len(data):
+        length = data[at : max(at, space)]
+        end = at + int(length) if length.isdigit() else at
+        if not at < space < end <= len(data):
             raise BadArchive("has a damaged pax header")
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals:
