@@ -331,6 +331,12 @@ def test_a_cut_tar_gz_is_refused(bench: Bench) -> None:
     assert "ends too early" in bench.refused(content[:2000]).message
 
 
+def test_a_zip_with_an_empty_name_is_refused(bench: Bench) -> None:
+    content = zip_of(("", b"", 0), ("a", b"", 0))
+
+    assert "no name of a file" in bench.refused(content).message
+
+
 def test_a_flipped_bit_in_a_file_of_a_zip_is_noticed(bench: Bench) -> None:
     content = bytearray(zip_of(("a", b"x" * 500, 0), method=zipfile.ZIP_STORED))
     content[100] ^= 1

@@ -102,13 +102,13 @@ def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
 
 
 def _zip_kind(mode: int, info: zipfile.ZipInfo) -> EntryKind:
-    file_type = stat.S_IFMT(mode)
+    file_type, slash = stat.S_IFMT(mode), info.filename.endswith("/")
     if file_type == stat.S_IFLNK:
         return EntryKind.LINK
-    if file_type == stat.S_IFDIR or (file_type == 0 and info.is_dir()):
+    if file_type == stat.S_IFDIR or (file_type == 0 and slash):
         return EntryKind.DIRECTORY
     if file_type in (0, stat.S_IFREG):
-        return EntryKind.DIRECTORY if info.is_dir() else EntryKind.FILE
+        return EntryKind.DIRECTORY if slash else EntryKind.FILE
     return EntryKind.DEVICE
 
 
