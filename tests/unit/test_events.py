@@ -1,0 +1,134 @@
+"""The format of events: what was written once must be readable for good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stoker.catalog import events
+from stoker.catalog.events import Subject, UnknownFormat
+from stoker.catalog.fold import Fold
+from stoker.model.function import Asset, Concurrency
+
+GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "events.json").read_text())
+"""In the order in which they were stored, from sequence 1. Never edited: a new kind goes to the end."""
+
+
+def folded() -> Fold:
+    fold = Fold()
+    for sequence, golden in enumerate(GOLDEN, 1):
+        fold.apply(golden["subject"], json.dumps(golden["event"]).encode(), sequence)
+    return fold
+
+
+def test_there_is_one_of_each_kind() -> None:
+    kinds = {(Subject.parse(golden["subject"]).noun, golden["event"]["type"]) for golden in GOLDEN}
+
+    assert kinds == {
+        ("function", "created"),
+        ("function", "patched"),
+        ("function", "deleted"),
+        ("collection", "created"),
+        ("token", "created"),
+        ("token", "deleted"),
+        ("object", "created"),
+    }
+
+
+def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
+    fold = folded()
+
+    entry = fold.functions["default", "tools", "3970185486"]
+    function = entry.function
+    assert (function.name, function.created_name) == ("renamed", "my-function")
+    assert (function.type, function.modified, function.revision) == ("patched", 1714378980, 6)
+    assert function.description == "A serverless function"
+    assert function.schema == {"input": {"type": "object"}, "output": True}
+    assert function.monitor_config == {"ttl": 604800000, "store_payload": True}
+    assert (function.size, function.memory_bytes) == ("1 gb", 1024 * 2**20)
+    assert function.concurrency == Concurrency(per_instance=2, max_instances=8, min_instances=1)
+    assert function.retry == {"attempts": 5}
+    code = function.code
+    assert (code.version, code.runtime, code.handler) == (1, "nodejs", "index.handler")
+    assert code.assets == (Asset("index.js", "file", "ab" * 32, 29),)
+    assert (code.timeout_ms, code.read_only_fs, code.modified) == (30000, True, 1714378974)
+    assert (code.env_vars, code.secrets) == (("KEY=value",), ("API_KEY",))
+    assert code.network == {"egress": ["api.example.com:443"]}
+    collection = fold.collections["default", "tools"]
+    assert (collection.name, collection.description, collection.collection_type) == (
+        "tools",
+        None,
+        "function",
+    )
+    retired = fold.retired["default", "tools", "230114167"]
+    assert (retired.created_name, retired.version, retired.revision) == ("base64-encode", 4, 8)
+    (token,) = fold.tokens.values()
+    assert (token.token_id, token.scopes, token.digest) == ("administrator", {"*"}, bytes.fromhex("cd" * 32))
+    (stored,) = fold.objects.values()
+    assert (stored.digest, stored.size_bytes) == ("ef" * 32, 1234)
+
+
+def test_a_created_function_is_written_as_it_was() -> None:
+    golden = GOLDEN[4]
+    function = events.function_from(Subject.parse(golden["subject"]), golden["event"], 5)
+
+    written = events.encode("created", golden["event"]["at_ms"], function=events.function_content(function))
+
+    assert json.loads(written) == golden["event"]
+    assert str(events.function_key("default", "tools", "3970185486")) == golden["subject"]
+
+
+def test_everything_else_is_written_as_it_was() -> None:
+    written = [
+        (
+            events.token_key("default", "administrator"),
+            events.encode("created", 1714378970000, name="administrator", digest="cd" * 32, scopes=["*"]),
+        ),
+        (
+            events.object_key("default", "aa" * 32),
+            events.encode("created", 1714378973000, key="lib.zip", digest="ef" * 32, size_bytes=1234),
+        ),
+        (
+            events.collection_key("default", "tools"),
+            events.encode(
+                "created",
+                1714378974000,
+                collection={"name": "tools", "description": None, "collection_type": "function"},
+            ),
+        ),
+    ]
+
+    golden = [(one["subject"], one["event"]) for one in (GOLDEN[0], GOLDEN[2], GOLDEN[3])]
+    assert [(str(subject), json.loads(data)) for subject, data in written] == golden
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"format":2,"type":"created"}', b'{"type":"created"}', b"[]", b"{", b"\xff", b""]
+)
+def test_what_this_version_does_not_know_is_refused_and_never_guessed(data: bytes) -> None:
+    with pytest.raises(UnknownFormat):
+        events.decode(data)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "accounts.default.catalog.trigger.x",
+        "accounts.default.catalog.function.tools.1",
+        "accounts.default.catalog.collection.tools",
+    ],
+)
+def test_a_noun_or_kind_of_a_newer_version_is_refused(subject: str) -> None:
+    with pytest.raises(UnknownFormat):
+        Fold().apply(subject, events.encode("paused", 0), 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "accounts.default.catalog.function", "accounts.a.blob.x.y", "x.a.catalog.f.k"]
+)
+def test_a_subject_of_another_room_is_none_of_ours(text: str) -> None:
+    with pytest.raises(ValueError, match="no subject of the catalog"):
+        Subject.parse(text)
