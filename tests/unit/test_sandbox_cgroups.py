@@ -157,9 +157,7 @@ def test_version_1_keeps_memory_below_memory_and_swap_at_every_step(
     (point / "pids.current").write_text("2\n")
     groups = CgroupsV1([Mount(str(tmp_path), 1, ("memory", "pids", "cpu"))], NAME)
     written: list[tuple[str, int | str]] = []
-    monkeypatch.setattr(
-        cgroups_v1, "write", lambda path, value: written.append((Path(path).name, value))
-    )
+    monkeypatch.setattr(cgroups_v1, "write", lambda path, value: written.append((Path(path).name, value)))
 
     groups.limit("aa", memory_bytes=memory_bytes, shares=512, processes=64)
 
