@@ -109,6 +109,7 @@ class Server:
         if await ensure_administrator(fold, log, token_file, settings.token, now_ms=_now_ms):
             self._log.info("administrator_made", file=str(token_file))
         catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, now_ms=_now_ms)
+        self._undo.append(catalog.settle)
         pool = self._pool = Pool(
             engine,
             {plan.runtime: plan for plan in plans},
