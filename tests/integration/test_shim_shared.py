@@ -79,6 +79,21 @@ def test_calls_that_share_an_instance_run_together_and_keep_their_logs_apart(kin
     assert shim.printed() == ""
 
 
+@pytest.mark.parametrize("kind", MEETING)
+def test_calls_that_come_with_the_load_in_one_piece_are_served(
+    kind: str, plans: dict[str, LaunchPlan], tmp_path: Path
+) -> None:
+    runtime = kind.split("-")[0]
+    (tmp_path / {"nodejs": "main.js", "python": "main.py"}[runtime]).write_text(MEETING[kind])
+
+    with ShimProcess(plans[runtime], tmp_path) as shim:
+        ids = shim.send_load_and_invoke("main.handler", [b'"a"', b'"b"'], per_instance=2)
+        assert shim.frame()[0] == wire.LOADED
+        answers = {answer.call_id: answer.value for answer in (shim.answer(), shim.answer())}
+
+    assert answers == dict(zip(ids, "ab", strict=True))
+
+
 @pytest.mark.parametrize(
     ("runtime", "source"),
     [
@@ -140,6 +155,18 @@ def test_the_first_answer_of_a_callback_handler_counts(
     answers = [shim.invoke().value for _ in range(3)]
 
     assert answers == [result] * 3
+
+
+def test_answers_to_a_host_that_does_not_read_wait_in_order(start: Start) -> None:
+    shim = start("nodejs", "exports.handler = (n) => { if (n === 1) console.log('1'); return 'x'.repeat(n) }")
+
+    # The last call has begun: the first answer is far larger than what a socket holds, and was not read.
+    ids = [shim.send_invoke(b"3000000"), shim.send_invoke(b"20"), shim.send_invoke(b"1")]
+    assert shim.wait_for_print() == "1\n"
+    answers = [shim.answer() for _ in ids]
+
+    assert [answer.call_id for answer in answers] == ids
+    assert [len(answer.value) for answer in answers] == [3_000_000, 20, 1]
 
 
 def test_a_callback_given_an_error_fails_the_call(start: Start) -> None:

@@ -65,7 +65,7 @@ class ShimProcess:
         with inside:
             self._process = subprocess.Popen(
                 self.plan.process_argv,
-                stdin=inside,
+                stdin=inside.fileno(),
                 stdout=log_end,
                 stderr=log_end,
                 env=dict(self.plan.env),
@@ -95,9 +95,19 @@ class ShimProcess:
 
     def send_load(self, handler: str, *, env: dict[str, str] | None = None, **order: Any) -> None:
         """Send the LOAD and do not wait."""
-        given = {"function_name": "echo", "function_version": "7", "memory_mb": 512, "per_instance": 1}
-        given |= {"result_bytes_max": 6 * 1024 * 1024} | order
-        self._host.sendall(wire.encode_load(handler=handler, root=str(self.root), env=env or {}, **given))
+        self._host.sendall(self._load_frame(handler, env, order))
+
+    def send_load_and_invoke(self, handler: str, payloads: list[bytes], **order: Any) -> list[bytes]:
+        """Send the LOAD and calls in one piece; return the ids of the calls."""
+        ids = [uuid.uuid4().bytes for _ in payloads]
+        calls = [wire.encode_invoke(n, 30_000, payload) for n, payload in zip(ids, payloads, strict=True)]
+        self._host.sendall(self._load_frame(handler, None, order) + b"".join(calls))
+        return ids
+
+    def _load_frame(self, handler: str, env: dict[str, str] | None, order: dict[str, Any]) -> bytes:
+        given: dict[str, Any] = {"function_name": "echo", "function_version": "7", "memory_mb": 512}
+        given |= {"per_instance": 1, "result_bytes_max": 6 * 1024 * 1024} | order
+        return wire.encode_load(handler=handler, root=str(self.root), env=env or {}, **given)
 
     def invoke(self, event: Any = None, *, timeout_ms: int = 30_000) -> Answer:
         """Return how a call ended."""
@@ -143,6 +153,11 @@ class ShimProcess:
                 break
             parts.append(part)
         return b"".join(parts).decode()
+
+    def wait_for_print(self) -> str:
+        """Wait until something is printed and return what it is."""
+        assert select.select([self._log], [], [], WAIT_S)[0], "nothing was printed"
+        return os.read(self._log, 65536).decode()
 
     def printed_to_the_end(self) -> str:
         """Read what is printed until the processes are gone."""
