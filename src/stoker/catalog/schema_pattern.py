@@ -13,10 +13,10 @@ import jsonschema_rs
 
 from stoker.model.limits import KIB, MIB
 
-COMPILED_BYTES_MAX = 4 * MIB
+COMPILED_BYTES_MAX = 10 * MIB
 """Of one pattern; `^[\\p{L}\\p{N} .'-]{1,64}$` takes 2 MiB, `(a{1000}){1000}` more than any bound."""
 COMPILED_BYTES_MAX_IN_ALL = 32 * MIB
-_TIERS_BYTES = (64 * KIB, 256 * KIB, MIB, COMPILED_BYTES_MAX)
+_TIERS_BYTES = (64 * KIB, 256 * KIB, MIB, 4 * MIB, COMPILED_BYTES_MAX)
 SIMULATED_PLACES_MAX = 1000
 SIMULATED_ALIVE_MAX = 64
 SIMULATED_STEPS_MAX = 300_000

@@ -209,6 +209,8 @@ class Explainer:
         keyword = edge.keyword
         if keyword in ("allOf", "$ref"):
             return True
+        if edge.reference:  # where it leads depends on the way, unless there is but one place
+            return sum(other.keyword == keyword for other in self._graph.nodes[pointer].edges) == 1
         if keyword in ("dependentSchemas", "dependencies"):
             return isinstance(value, dict) and edge.label in value
         if keyword in ("then", "else") and "if" in schema:
@@ -224,8 +226,8 @@ class Explainer:
                 continue
             if not valid:
                 fitting = [edge for edge in edges if self._admits_type(edge.target, value)]
-                if len(fitting) == 1:
-                    return fitting[0], "", value
+                if len(edges) == 1 or len(fitting) == 1:
+                    return (fitting or edges)[0], "", value
             return Violation("", _REASONS[keyword])
         if "not" in schema and self._is_valid(f"{pointer}/not", value):
             return Violation("", _REASONS["not"])
