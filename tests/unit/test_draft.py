@@ -1,0 +1,191 @@
+"""Drafts: every refusal of a field, with the pointer to it."""
+
+from __future__ import annotations
+
+import unicodedata
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.catalog.draft import check_draft, cpu_millis_of, memory_bytes_of
+from stoker.model.errors import InvalidRequest, TooLarge
+from stoker.model.limits import MIB, Limits
+from stoker.testing.catalog import a_draft
+
+LIMITS = Limits()
+
+
+def egress(*rules: Any) -> dict[str, Any]:
+    return {"network": {"egress": list(rules)}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "/name"),
+        ({"name": "x" * 129}, "/name"),
+        ({"name": "a/b"}, "/name"),
+        ({"name": "a\n"}, "/name"),
+        ({"name": "a\x00"}, "/name"),
+        ({"name": "a\x7f"}, "/name"),
+        ({"name": "a\x85"}, "/name"),
+        ({"name": "a\ud800"}, "/name"),
+        ({"runtime": "ruby"}, "/compute_asset/runtime"),
+        ({"runtime": ""}, "/compute_asset/runtime"),
+        ({"handler": ""}, "/compute_asset/handler"),
+        ({"handler": "index"}, "/compute_asset/handler"),
+        ({"handler": "index."}, "/compute_asset/handler"),
+        ({"handler": ".handler"}, "/compute_asset/handler"),
+        ({"handler": "index..handler"}, "/compute_asset/handler"),
+        ({"handler": "../index.handler"}, "/compute_asset/handler"),
+        ({"handler": "a/../index.handler"}, "/compute_asset/handler"),
+        ({"handler": "//index.handler"}, "/compute_asset/handler"),
+        ({"handler": "a//index.handler"}, "/compute_asset/handler"),
+        ({"handler": "a\\index.handler"}, "/compute_asset/handler"),
+        ({"handler": "a\x00/index.handler"}, "/compute_asset/handler"),
+        ({"handler": "x" * 510 + ".handler"}, "/compute_asset/handler"),
+        ({"timeout": 0}, "/compute_asset/timeout"),
+        ({"timeout": -1}, "/compute_asset/timeout"),
+        ({"timeout": 900_001}, "/compute_asset/timeout"),
+        ({"env_vars": ("A=1", "B")}, "/compute_asset/env_vars/1"),
+        ({"env_vars": ("=1",)}, "/compute_asset/env_vars/0"),
+        ({"env_vars": ("1A=1",)}, "/compute_asset/env_vars/0"),
+        ({"env_vars": ("A B=1",)}, "/compute_asset/env_vars/0"),
+        ({"env_vars": ("A=\x00",)}, "/compute_asset/env_vars/0"),
+        ({"env_vars": (f"{'A' * 129}=1",)}, "/compute_asset/env_vars/0"),
+        ({"env_vars": (f"A={'x' * 65_536}",)}, "/compute_asset/env_vars"),
+        ({"secrets": ("GOOD", "not good")}, "/compute_asset/secrets/1"),
+        ({"secrets": ("",)}, "/compute_asset/secrets/0"),
+        ({"network": {"egress": "*:443"}}, "/compute_asset/network/egress"),
+        (egress("*:443", "example.com"), "/compute_asset/network/egress/1"),
+        (egress("example.com:0"), "/compute_asset/network/egress/0"),
+        (egress("example.com:65536"), "/compute_asset/network/egress/0"),
+        (egress("example..com:443"), "/compute_asset/network/egress/0"),
+        (egress(".com:443"), "/compute_asset/network/egress/0"),
+        (egress("a.*.com:443"), "/compute_asset/network/egress/0"),
+        (egress("*.:443"), "/compute_asset/network/egress/0"),
+        (egress("http://example.com:443"), "/compute_asset/network/egress/0"),
+        (egress(f"{'x' * 64}.com:443"), "/compute_asset/network/egress/0"),
+        (egress("[::1:443"), "/compute_asset/network/egress/0"),
+        (egress("[:::]:443"), "/compute_asset/network/egress/0"),
+        (egress("[1.2.3.4]:443"), "/compute_asset/network/egress/0"),
+        (egress(443), "/compute_asset/network/egress/0"),
+        (egress("example.com:443\n"), "/compute_asset/network/egress/0"),
+        ({"monitor_config": {"ttl": -1}}, "/monitor_config/ttl"),
+        ({"monitor_config": {"ttl": 365 * 24 * 3600 * 1000 + 1}}, "/monitor_config/ttl"),
+        ({"monitor_config": {"ttl": 1.5}}, "/monitor_config/ttl"),
+        ({"monitor_config": {"ttl": True}}, "/monitor_config/ttl"),
+        ({"monitor_config": {"store_payload": "yes"}}, "/monitor_config/store_payload"),
+        ({"size": "tiny"}, "/size"),
+        ({"size": ""}, "/size"),
+        ({"size": "127MB"}, "/size"),
+        ({"size": "4097MB"}, "/size"),
+        ({"size": "5GB"}, "/size"),
+        ({"size": "1.5GB"}, "/size"),
+        ({"size": "512"}, "/size"),
+        ({"size": "512KB"}, "/size"),
+        ({"size": "1  gb"}, "/size"),
+        ({"size": "-512MB"}, "/size"),
+        ({"size": "\u0665\u0661\u0662MB"}, "/size"),
+        ({"retry": {"attempts": 0}}, "/retry/attempts"),
+        ({"retry": {"backoff_ms": 0}}, "/retry/backoff_ms"),
+        ({"retry": {"max_age_ms": 999}}, "/retry/max_age_ms"),
+        ({"retry": {"max_age_ms": "6h"}}, "/retry/max_age_ms"),
+        ({"concurrency": {"per_instance": 0}}, "/concurrency/per_instance"),
+        ({"concurrency": {"max_instances": 0}}, "/concurrency/max_instances"),
+        ({"concurrency": {"min_instances": -1}}, "/concurrency/min_instances"),
+        ({"concurrency": {"min_instances": 257}}, "/concurrency/min_instances"),
+        ({"concurrency": {"min_instances": 3, "max_instances": 2}}, "/concurrency/min_instances"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_with_its_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises((InvalidRequest, TooLarge)) as refused:
+        check_draft(a_draft(**changes), LIMITS)
+
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"name": "x" * 128},
+        {"name": "ü 日本 %&?."},
+        {"runtime": "python", "handler": "main.handler"},
+        {"handler": "/src/app.handler"},
+        {"handler": "src/deep/app.handler"},
+        {"handler": "/index.handler"},
+        {"timeout": 1},
+        {"timeout": 900_000},
+        {"env_vars": ()},
+        {"env_vars": ("A=", "_b9==x=y", "A=ü\n")},
+        {"secrets": ("API_KEY",)},
+        egress(),
+        egress("*:443", "*.example.org:443", "api.example.com:65535", "localhost:1", "example.com.:80"),
+        egress("[2001:db8::1]:443", "[::ffff:1.2.3.4]:80", "1.2.3.4:80", "under_score.example:80"),
+        {"network": {}},
+        {"network": {"egress": None}},
+        {"monitor_config": {"ttl": 0, "store_payload": True}},
+        {"monitor_config": {"ttl": None, "store_payload": None}},
+        {"retry": {"attempts": 1, "backoff_ms": 1, "max_age_ms": 1000}},
+        {"retry": {}},
+        {"concurrency": {"per_instance": 1000, "max_instances": 2, "min_instances": 2}},
+        {"concurrency": {"per_instance": None}},
+    ],
+)
+def test_what_the_contract_allows_is_taken(changes: dict[str, Any]) -> None:
+    check_draft(a_draft(**changes), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("size", "megabytes"),
+    [
+        (None, 512),
+        ("small", 256),
+        ("medium", 512),
+        ("large", 1024),
+        ("xlarge", 2048),
+        ("Large", 1024),
+        ("128MB", 128),
+        ("512mb", 512),
+        ("1GB", 1024),
+        ("1 gb", 1024),
+        ("4GB", 4096),
+        ("4096 MB", 4096),
+    ],
+)
+def test_a_size_is_a_word_or_an_amount(size: str | None, megabytes: int) -> None:
+    assert memory_bytes_of(size) == megabytes * MIB
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "millis"), [(128, 125), (256, 140), (512, 200), (1024, 250), (2048, 400), (4096, 700)]
+)
+def test_the_cpu_share_is_the_contracts_at_its_sizes(megabytes: int, millis: int) -> None:
+    assert cpu_millis_of(megabytes * MIB) == millis
+
+
+@given(st.integers(128, 4095))
+def test_the_cpu_share_grows_with_the_memory(megabytes: int) -> None:
+    assert 125 <= cpu_millis_of(megabytes * MIB) <= cpu_millis_of((megabytes + 1) * MIB) <= 700
+
+
+@pytest.mark.parametrize(
+    "rule", ["a" * 299, "a" * 290 + "!:443", "a." * 148 + "!", "*." + "a-" * 140 + "!", "[" + ":" * 290]
+)
+def test_no_egress_rule_takes_long_to_refuse(rule: str) -> None:
+    # An expression with two ways to read a host took 25 s of the event loop for 28 characters. With these it
+    # would not come to an end.
+    with pytest.raises(InvalidRequest):
+        check_draft(a_draft(**egress(rule)), LIMITS)
+
+
+@given(st.text(min_size=1, max_size=128))
+def test_a_name_is_taken_if_it_has_no_slash_and_no_control_character(name: str) -> None:
+    good = not any(c == "/" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+
+    with nullcontext() if good else pytest.raises(InvalidRequest):
+        check_draft(a_draft(name=name), LIMITS)
