@@ -24,7 +24,8 @@ class RawPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+            # With `app` in it starlette raises what it does not find, in place of answering in plain text.
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1"), "app": self._app}
         await self._app(scope, receive, send)
 
 
