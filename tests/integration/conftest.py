@@ -86,6 +86,8 @@ class Store:
         """Send a signal to nats-server."""
         assert self.server.pid is not None
         os.kill(self.server.pid, number)
+        if number == signal.SIGSTOP:  # its other threads go on for a moment, and would still answer
+            os.waitid(os.P_PID, self.server.pid, os.WSTOPPED)
 
     async def kill_server(self) -> None:
         """Kill nats-server and return once the next one is connected to."""

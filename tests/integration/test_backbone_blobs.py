@@ -37,6 +37,14 @@ async def test_a_small_blob_is_one_message_and_a_stored_one_no_other(store: Stor
     assert await messages(store) == 1
 
 
+async def test_a_deleted_blob_leaves_no_chunk(store: Store) -> None:
+    digest = await store.blobs.put("a", LARGE)
+
+    await store.blobs.delete("a", digest)
+
+    assert await messages(store) == 0
+
+
 async def test_twenty_who_put_the_same_large_blob_at_once_store_it_once(store: Store) -> None:
     other = BlobStore(store.jetstream, store.guard, spool_dir=store.data)  # as another process would
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
-from functools import partial
 
 import pytest
 from nats.aio.msg import Msg
@@ -17,7 +16,13 @@ from stoker.model.errors import TooLarge, Unavailable
 from .conftest import OpenStore, Store
 
 INFO = Message("$JS.API.INFO")
-QUICK = partial(Connection.to_embedded, away_ms_max=200)
+
+
+async def open_impatient(open_store: OpenStore) -> Store:
+    """Open a store, and only then make its connection give up soon."""
+    store = await open_store()
+    store.connection._away_ms_max = 200
+    return store
 
 
 async def answered(connection: Connection) -> bool:
@@ -39,7 +44,7 @@ async def test_a_request_made_while_the_server_is_killed_is_answered_by_the_next
 async def test_a_server_that_does_not_answer_is_unavailable_and_says_when_to_try_again(
     open_store: OpenStore,
 ) -> None:
-    store = await open_store(connect=QUICK)
+    store = await open_impatient(open_store)
     store.signal_server(signal.SIGSTOP)
 
     with pytest.raises(Unavailable) as refused:
@@ -51,7 +56,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_and_says_when_to_try
 
 
 async def test_a_server_that_is_gone_is_unavailable_with_a_reason(open_store: OpenStore) -> None:
-    store = await open_store(connect=QUICK)
+    store = await open_impatient(open_store)
 
     await store.server.stop()
 
@@ -62,7 +67,7 @@ async def test_a_server_that_is_gone_is_unavailable_with_a_reason(open_store: Op
 
 
 async def test_a_server_that_comes_back_much_later_is_found_again(open_store: OpenStore) -> None:
-    store = await open_store(connect=QUICK)
+    store = await open_impatient(open_store)
     back = asyncio.Event()
     store.connection.on_reconnect(back.set)
     await store.server.stop()
@@ -93,15 +98,24 @@ async def test_a_message_past_the_limit_is_too_large(store: Store) -> None:
 
 
 async def test_closing_tells_those_who_wait(open_store: OpenStore) -> None:
-    store = await open_store()
+    store = await open_store(
+        connect=lambda server: Connection(
+            [server.url],
+            credentials=server.credentials,
+            server=server,
+            away_ms_max=3_600_000,
+            attempt_ms_max=3_600_000,
+        )
+    )
     store.signal_server(signal.SIGSTOP)
     waiting = asyncio.create_task(store.connection.request(INFO))
     await asyncio.sleep(0)
 
     await store.connection.close()
 
-    with pytest.raises(Unavailable):
-        await waiting
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await waiting
     store.signal_server(signal.SIGCONT)
 
 

@@ -213,12 +213,13 @@ async def test_a_server_that_outlived_its_gateway_is_ended_before_another_one_st
 ) -> None:
     # Two on one store would destroy it. It cannot outlive it, but for a kernel that forgets PDEATHSIG.
     gateway, pid = started_gateway(tmp_path / "nats")
+    server = EmbeddedServer(tmp_path / "nats")
     with gateway:
         gateway.send_signal(signal.SIGSTOP)
-        server = EmbeddedServer(tmp_path / "nats")
+        try:
+            await server.start()
 
-        await server.start()
-
-        assert wait_for_end(pid)
-        await server.stop()
-        gateway.kill()
+            assert wait_for_end(pid)
+        finally:
+            await server.stop()
+            gateway.kill()

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from stoker.backbone.event_log import EXPECTED, Event
+from stoker.backbone.connection import Message
+from stoker.backbone.errors import StoreDamaged
+from stoker.backbone.event_log import DIGEST, EXPECTED, Event, digest_of
 from stoker.backbone.jetstream import JetStream
 from stoker.model.errors import StorageFull, Unavailable, VersionConflict
 from stoker.testing.backbone_rules import EVENT_LOG_RULES, Log
@@ -113,6 +115,21 @@ async def test_a_replay_goes_on_after_its_server_was_killed(store: Store) -> Non
 
     assert last == 2700
     assert seen == list(range(1, 2701))
+
+
+@pytest.mark.parametrize("headers", [{}, {DIGEST: digest_of("accounts.a.catalog.x", b"what was appended")}])
+async def test_an_event_that_is_not_what_was_appended_is_refused(
+    store: Store, headers: dict[str, str]
+) -> None:
+    # nats-server has checksums of its own; ours holds also against what it itself stores or gives wrong.
+    await store.log.append("accounts.a.catalog.w", b"good", expected=0)
+    await store.jetstream.publish(Message("accounts.a.catalog.x", b"what is there", headers))
+    seen: list[bytes] = []
+
+    with pytest.raises(StoreDamaged, match="event 2 of 2"):
+        await store.log.replay(lambda event: seen.append(event.data))
+
+    assert seen == [b"good"]
 
 
 async def test_a_conflict_names_no_internals(store: Store) -> None:

@@ -71,6 +71,25 @@ async def test_a_torn_write_costs_at_most_the_last_advance(tmp_path: Path, slot:
     assert reopened(tmp_path / "mark") in (8, 9)
 
 
+@pytest.mark.parametrize("before", [(8, 9), (7, 8, 9)])
+async def test_a_torn_write_after_a_restart_spares_the_number_before(
+    tmp_path: Path, before: tuple[int, ...]
+) -> None:
+    await made(tmp_path / "mark", *before)
+    whole = (tmp_path / "mark").read_bytes()
+    mark = HighWaterMark(tmp_path / "mark", "store")
+    mark.open()
+    mark.advance(10)
+    await mark.close()
+
+    content = bytearray((tmp_path / "mark").read_bytes())
+    slot = next(place for place in range(0, len(content), SLOT_BYTES) if content[place] != whole[place])
+    content[slot] ^= 1
+    (tmp_path / "mark").write_bytes(content)
+
+    assert reopened(tmp_path / "mark") == 9
+
+
 @pytest.mark.parametrize("content", [b"", bytes(2 * SLOT_BYTES), b"\xff" * 2 * SLOT_BYTES])
 def test_a_file_without_a_whole_slot_is_unreadable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mark").write_bytes(content)
