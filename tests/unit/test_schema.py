@@ -195,6 +195,7 @@ def test_an_empty_reference_is_the_whole_schema() -> None:
         ("x", ""),
         (None, ""),
         ({"type": "foo"}, "/type"),
+        ({"type": "x" * 100_000}, "/type"),
         ({"properties": {"a/b": {"minimum": "x"}}}, "/properties/a~1b/minimum"),
         ({"$ref": "#/foo", "foo": {"type": "foo"}}, "/foo/type"),
         ({"$schema": "http://x.y/z"}, "/$schema"),

@@ -77,6 +77,8 @@ def test_an_exponential_expansion_is_refused_and_a_bounded_one_is_not(keyword: s
     error = refused(chain(keyword, 40))
 
     assert "more than 10000 subschemas" in error.message
+    assert error.field is not None
+    assert error.field.startswith("/s/$defs/d")
     assert compile_schema(chain("allOf", 8), pointer="/s", limits=LIMITS).check(1) is None
 
 
@@ -129,6 +131,21 @@ def test_a_branching_recursion_stays_cheap_on_a_deep_value(schema: dict[str, Any
         value = {"a": value}
 
     reason(schema, value)  # 2**900 checks, were they not remembered
+
+
+def test_a_long_chain_of_subschemas_for_one_value_is_refused() -> None:
+    schema: dict[str, Any] = {f"d{n}": {"$ref": f"#/d{n + 1}"} for n in range(2000)}
+
+    error = refused({"$ref": "#/d0", **schema, "d2000": {}})
+
+    assert "one within the other" in error.message
+
+
+def test_deeply_nested_groups_of_a_pattern_are_estimated_without_recursing_too_far() -> None:
+    pattern = "^" + "(" * 120 + "a" + ")?" * 120 + "$"
+
+    assert compile_schema({"pattern": pattern}, pointer="", limits=LIMITS).check("a") is None
+    assert "linear" in refused({"pattern": "(" * 5000 + "a" + ")" * 5000}).message
 
 
 def test_a_long_chain_of_references_is_refused_before_the_compiler_recurses() -> None:

@@ -24,6 +24,8 @@ _STACK_OF_LEVEL_BYTES = 400
 _STACK_OF_SUBSCHEMA_BYTES = 160
 VALUE_DEPTH_MAX = 1024
 """No parser that we use hands out more."""
+CHAIN_MAX = 256
+"""Subschemas that one value is held against, one within the other; then a value may be 101 levels deep."""
 COMPILE_DEPTH_MAX = 4000
 """Subschemas from the root by the compiler's way; it recurses. 12,000 fit on 8 MiB."""
 COMPILE_DEPTH_MAX_UNEVALUATED = 250
@@ -101,6 +103,11 @@ def _in_place(graph: Graph, *, field: str, expansion_max: int) -> int:
                 factor = UNEVALUATED_FACTOR if _is_unevaluated(node) else 1
                 expansion[pointer] = 1 + factor * sum(expansion[target] for target in targets)
                 chain[pointer] = 1 + max((chain[target] for target in targets), default=0)
+                if chain[pointer] > CHAIN_MAX:
+                    raise InvalidRequest(
+                        f"leads through more than {CHAIN_MAX} subschemas, one within the other",
+                        field=field + pointer,
+                    )
                 if expansion[pointer] > expansion_max:
                     raise InvalidRequest(
                         f"one value would have to be held against more than {expansion_max} subschemas",

@@ -19,6 +19,8 @@ COMPILED_BYTES_MAX_IN_ALL = 32 * MIB
 _TIERS_BYTES = (64 * KIB, 256 * KIB, MIB, 4 * MIB, COMPILED_BYTES_MAX)
 SIMULATED_PLACES_MAX = 1000
 SIMULATED_ALIVE_MAX = 64
+SIMULATED_GROUPS_MAX = 50
+"""The simulation recurses."""
 SIMULATED_STEPS_MAX = 300_000
 """Of all patterns of a schema together; after them a pattern counts with all its places."""
 PLACES_MAX = 1_000_000
@@ -66,7 +68,7 @@ class Liveness:
         anchored = (
             pattern.startswith("^") and "|" not in pattern and not re.search(r"\(\?[a-zA-Z-]*m", pattern)
         )
-        if not anchored or places > SIMULATED_PLACES_MAX:
+        if not anchored or places > SIMULATED_PLACES_MAX or pattern.count("(") > SIMULATED_GROUPS_MAX:
             return max(1, min(places, PLACES_MAX))
         return self._simulated(tree, places)
 
