@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from stoker.catalog.schema_graph import Edge, Graph, Node, Way
 from stoker.catalog.schema_pattern import COMPILED_BYTES_MAX_IN_ALL, Liveness, compiled_bytes
+from stoker.catalog.schema_weight import Weights, patterns_of, weights
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import MIB, Limits
 
@@ -64,9 +64,9 @@ def measure(graph: Graph, *, field: str, limits: Limits) -> Cost:
     # Where a reference depends on the way that led to it, we do not know which ones close a cycle.
     remembered = frozenset() if graph.dynamic else returning
     search = _Search(graph, remembered, patterns, expansion_max, field)
-    weights = search.costliest()
+    costliest = search.costliest()
     level_bytes = _STACK_OF_LEVEL_BYTES + _STACK_OF_SUBSCHEMA_BYTES * chain
-    return Cost(*weights, min(VALUE_DEPTH_MAX, STACK_BYTES_MAX // level_bytes), recursive)
+    return Cost(*costliest, min(VALUE_DEPTH_MAX, STACK_BYTES_MAX // level_bytes), recursive)
 
 
 def _is_unevaluated(node: Node) -> bool:
@@ -165,56 +165,6 @@ def _patterns(graph: Graph, *, field: str) -> dict[str, int]:
     return found
 
 
-def patterns_of(schema: dict[str, Any] | bool) -> Iterable[tuple[str, str]]:
-    """Yield (place, pattern) of the patterns of one subschema itself."""
-    if isinstance(schema, dict):
-        if isinstance(schema.get("pattern"), str):
-            yield "/pattern", schema["pattern"]
-        if isinstance(schema.get("patternProperties"), dict):
-            for name in schema["patternProperties"]:
-                yield "/patternProperties/" + name.replace("~", "~0").replace("/", "~1"), name
-
-
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_Weights = tuple[int, int, int]
-
-
-def _weights(schema: dict[str, Any] | bool, patterns: dict[str, int]) -> _Weights:
-    """Return (units, units for a float, positions) of one subschema's own keywords.
-
-    Measured, in ns: a keyword 5 to 25; an option of `enum` or `const` 2,000 for a float; beside others than
-    strings or integers 6 for a string, 100 for an integer, 120 for an array or object, 1,000 for a float; a
-    bound 16 for a float, 340 if it is one itself, and 860 if both are.
-    """
-    if isinstance(schema, bool):
-        return 1, 0, 0
-    units, float_units = 1 + len(schema) // 2, 0
-    for keyword in ("properties", "dependentRequired", "dependentSchemas", "dependencies"):
-        if isinstance(schema.get(keyword), dict):
-            units += len(schema[keyword]) // 2
-    for keyword in _BOUNDS:
-        if keyword in schema:
-            units += 45 if isinstance(schema[keyword], float) else 1
-            float_units += 110 if isinstance(schema[keyword], float) else 30
-    options = schema["enum"] if isinstance(schema.get("enum"), list) else []
-    alike = len({type(option) for option in options}) == 1 and isinstance(options[0], (str, int))
-    for option in [*options, *([schema["const"]] if "const" in schema else [])]:
-        own_units, own_float_units = _option_units(option)
-        units += 0 if alike and isinstance(option, (str, int)) else own_units
-        float_units += own_float_units
-    return units, float_units, sum(patterns[pattern] for _, pattern in patterns_of(schema))
-
-
-def _option_units(option: Any) -> tuple[int, int]:
-    if isinstance(option, (dict, list)):
-        # Compared to the first difference, and that may be the last; numbers in it are compared as numbers.
-        items = option.values() if isinstance(option, dict) else option
-        return 15 + sum(max(_option_units(item)) for item in items), 0
-    if isinstance(option, bool) or not isinstance(option, (int, float)):
-        return 1, 0
-    return 15, 250
-
-
 _Entry = frozenset[tuple[str, int]]
 
 
@@ -235,10 +185,10 @@ class _Search:
         self._expansion_max = expansion_max
         self._field = field
         self._expanded: dict[str, tuple[Counter[str], set[str]]] = {}
-        self._weights: dict[str, _Weights] = {}
+        self._weights: dict[str, Weights] = {}
         self._steps = 0
 
-    def costliest(self) -> _Weights:
+    def costliest(self) -> Weights:
         """Return the greatest weights of any place, each by itself."""
         first: _Entry = frozenset({("", 1)})
         seen, todo = {first}, [first]
@@ -266,10 +216,10 @@ class _Search:
         if self._steps > STEPS_MAX:
             raise InvalidRequest("is too entangled to tell what a value would cost", field=self._field)
 
-    def _weights_of(self, pointer: str) -> _Weights:
+    def _weights_of(self, pointer: str) -> Weights:
         known = self._weights.get(pointer)
         if known is None:
-            known = self._weights[pointer] = _weights(self._graph.nodes[pointer].schema, self._patterns)
+            known = self._weights[pointer] = weights(self._graph.nodes[pointer].schema, self._patterns)
         return known
 
     def _expand(self, pointer: str) -> tuple[Counter[str], set[str]]:

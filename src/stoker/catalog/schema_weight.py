@@ -1,0 +1,60 @@
+"""What the own keywords of one subschema cost, as measured with jsonschema-rs 0.61.
+
+Does not know what a subschema leads to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stoker.catalog.schema_graph import escape
+
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+Weights = tuple[int, int, int]
+
+
+def patterns_of(schema: dict[str, Any] | bool) -> Iterable[tuple[str, str]]:
+    """Yield (place, pattern) of the patterns of one subschema itself."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield "/pattern", schema["pattern"]
+        if isinstance(schema.get("patternProperties"), dict):
+            for name in schema["patternProperties"]:
+                yield "/patternProperties/" + escape(name), name
+
+
+def weights(schema: dict[str, Any] | bool, patterns: dict[str, int]) -> Weights:
+    """Return (units, units for a float, positions) of one subschema's own keywords.
+
+    Measured, in ns: a keyword 5 to 25; an option of `enum` or `const` 2,000 for a float; beside others than
+    strings or integers 6 for a string, 100 for an integer, 120 for an array or object, 1,000 for a float; a
+    bound 16 for a float, 340 if it is one itself, and 860 if both are.
+    """
+    if isinstance(schema, bool):
+        return 1, 0, 0
+    units, float_units = 1 + len(schema) // 2, 0
+    for keyword in ("properties", "dependentRequired", "dependentSchemas", "dependencies"):
+        if isinstance(schema.get(keyword), dict):
+            units += len(schema[keyword]) // 2
+    for keyword in _BOUNDS:
+        if keyword in schema:
+            units += 45 if isinstance(schema[keyword], float) else 1
+            float_units += 110 if isinstance(schema[keyword], float) else 30
+    options = schema["enum"] if isinstance(schema.get("enum"), list) else []
+    alike = len({type(option) for option in options}) == 1 and isinstance(options[0], (str, int))
+    for option in [*options, *([schema["const"]] if "const" in schema else [])]:
+        own_units, own_float_units = _option_units(option)
+        units += 0 if alike and isinstance(option, (str, int)) else own_units
+        float_units += own_float_units
+    return units, float_units, sum(patterns[pattern] for _, pattern in patterns_of(schema))
+
+
+def _option_units(option: Any) -> tuple[int, int]:
+    if isinstance(option, (dict, list)):
+        # Compared to the first difference, and that may be the last; numbers in it are compared as numbers.
+        items = option.values() if isinstance(option, dict) else option
+        return 15 + sum(max(_option_units(item)) for item in items), 0
+    if isinstance(option, bool) or not isinstance(option, (int, float)):
+        return 1, 0
+    return 15, 250
