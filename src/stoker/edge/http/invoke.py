@@ -78,9 +78,14 @@ def check_query(query: bytes, body: bytes | bytearray) -> None:
     if "version" in asked:
         raise InvalidRequest("?version is not offered by this version", hint="leave it out")
     if asked.get("strict", "").lower() in ("true", "1"):
-        for key in _decode_any(body):
+        try:
+            keys = _decode_any(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # within a key that else is ignored
+            raise InvalidRequest(f"the body is not JSON: {error}") from None
+        for key in keys:
             if key not in Envelope.__struct_fields__:
-                raise InvalidRequest(f"{key[:80]!r} is not known here", field=f"/{key[:80]}")
+                place = key[:80].replace("~", "~0").replace("/", "~1")
+                raise InvalidRequest(f"{key[:80]!r} is not known here", field=f"/{place}")
 
 
 class InvokeRoute:
@@ -133,14 +138,14 @@ def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, error
         return
     invocation_id = text_of(call.id)
     header = f"X-Invocation-Id: {invocation_id}\r\n".encode()
+    if isinstance(outcome, Outcome) and outcome.result is None and outcome.failure is None:
+        outcome = PlatformError("the call has ended without a result and without a failure")
     if not isinstance(outcome, Outcome):
         refusal = errors.answer(outcome)
         exchange.respond(refusal.status, refusal.body, refusal.header_lines + header)
         return
     failure = outcome.failure
-    if failure is None:
-        if outcome.result is None:
-            raise PlatformError("the call has ended without a result and without a failure")
+    if outcome.result is not None and failure is None:
         try:
             body = b'{"body":' + orjson.dumps(outcome.result.decode()) + b"}"
         except UnicodeError:
@@ -148,6 +153,7 @@ def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, error
         else:
             exchange.respond(200, body, header)
             return
+    assert failure is not None
     exchange.respond(status_of(failure.code), failure_body(failure, invocation_id), header)
 
 
