@@ -428,11 +428,17 @@ async def test_what_another_gateway_stored_is_a_conflict_once_and_known_afterwar
     other = await bench.refolded()
     stored = other.resolve(ACCOUNT, "my-namespace", "my-function")
     subject = str(events.function_key(ACCOUNT, "my-namespace", function.service))
-    data = events.encode("patched", 0, changes={"description": "from elsewhere"})
+    entry = bench.entry()
+    bench.catalog.contract(entry)
+    changes = {"description": "from elsewhere", "schema": {"input": {"type": "string"}}}
+    data = events.encode("patched", 0, changes=changes)
     await bench.log.append(subject, data, expected=stored.function.revision)
 
     with pytest.raises(VersionConflict):
         await bench.catalog.patch_function(ACCOUNT, bench.entry(), {"size": "small"})
 
     assert bench.entry().function.description == "from elsewhere"
+    contract = bench.catalog.contract(entry)
+    assert contract.input is not None
+    assert contract.input.check(1) is not None
     await bench.catalog.patch_function(ACCOUNT, bench.entry(), {"size": "small"})

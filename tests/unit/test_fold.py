@@ -227,7 +227,6 @@ def test_an_event_is_folded_in_once() -> None:
     fold.apply(subject, deleted, 3)
 
     fold.apply(subject, created, 2)
-    fold.apply(subject, deleted, 3)
 
     assert fold.functions == {}
     assert fold.sequence == 3

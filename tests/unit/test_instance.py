@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from stoker.model.errors import PlatformError
@@ -156,6 +158,45 @@ async def test_a_frame_that_breaks_the_wire_ends_the_instance() -> None:
 
         assert bench.code(call) == "function.exited"
         assert not sandbox.alive
+
+
+@in_fake_time
+async def test_nothing_is_heard_of_an_instance_that_broke_its_wire() -> None:
+    async with PoolBench(hold) as bench:
+        call = bench.submit(a_function())
+        await settled()
+        (sandbox,) = bench.serving
+        sandbox.kills_held = True
+
+        sandbox.send_bytes(b"\xff" * 64)
+        await settled()
+        with suppress(BrokenPipeError):
+            sandbox.answer(sandbox.calls[0], b"1")
+        await settled()
+        sandbox.end(Exit(signal=9, killed_from_outside=True))
+        await settled()
+
+        assert bench.code(call) == "function.exited"
+
+
+@in_fake_time
+async def test_of_two_failures_for_one_call_the_first_counts() -> None:
+    async with PoolBench(hold) as bench:
+        call = bench.submit(a_function())
+        await settled()
+        (sandbox,) = bench.serving
+        sandbox.asked = bench.loop.create_future()
+        sandbox.fail(sandbox.calls[0], "function.error", "first")
+        await settled()
+
+        sandbox.fail(sandbox.calls[0], "function.error", "second")
+        await settled()
+        sandbox.asked.set_result(None)
+        await settled()
+
+        failure = bench.outcome(call).failure
+        assert failure is not None
+        assert failure.error == "first"
 
 
 @in_fake_time
@@ -334,6 +375,7 @@ async def test_whoever_fails_at_hearing_an_end_does_not_cost_the_calls_after_it_
 
         assert bench.outcome(second).result == b"2"
         assert [str(problem["exception"]) for problem in bench.problems] == ["the edge has a bug"]
+        bench.problems.clear()
 
 
 # -- output -----------------------------------------------------------------------------------------

@@ -196,6 +196,21 @@ async def test_a_call_that_was_not_taken_is_not_counted_and_never_ends(error: Ex
     assert desk.ends == []
 
 
+async def test_a_call_that_ended_before_it_was_refused_is_counted_once() -> None:
+    desk = await Desk().with_schema()
+
+    def submit(call: Call) -> None:
+        call.end(an_outcome(b"1"))
+        raise RuntimeError("a bug")
+
+    desk.executor.submit = submit  # type: ignore[method-assign]
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        desk.invoke()
+
+    assert desk.invoker.running == 0
+
+
 async def test_a_call_may_end_before_it_is_handed_back() -> None:
     desk = await Desk().with_schema()
     desk.executor.ends_at_once = an_outcome(b"1")

@@ -162,6 +162,21 @@ async def test_calls_that_wait_when_the_code_changes_still_run_on_the_old() -> N
 
 
 @in_fake_time
+async def test_an_old_version_whose_last_waiting_call_gives_up_is_forgotten() -> None:
+    async with PoolBench(hold, limits=Limits(instances_max=1)) as bench:
+        old = a_function(name="old")
+        bench.submit(a_function(name="other"))
+        waiting = bench.submit(old)
+        await settled()
+
+        bench.pool.function_changed(old, replace(old, code=replace(old.code, version=2)))
+        await passed(6.1)
+
+        assert waiting.has_ended
+        assert bench.pool._retired == set()
+
+
+@in_fake_time
 async def test_an_instance_on_its_way_when_the_code_changes_is_not_left_over() -> None:
     async with PoolBench(hold) as bench:
         old = a_function()
@@ -267,6 +282,36 @@ async def test_a_busy_instance_is_never_evicted() -> None:
 
         assert not call.has_ended
         assert bench.serving[0].loads[0]["function_name"] == "a"
+
+
+@in_fake_time
+async def test_where_memory_is_scarce_a_function_that_is_served_gets_no_second_instance() -> None:
+    async with PoolBench(hold) as bench:
+        idle, function = a_function(name="idle"), a_function(name="f")
+        call = bench.submit(idle)
+        bench.submit(function)
+        await settled()
+        bench.serving[0].answer(bench.serving[0].calls[0], b"1")
+        await settled()
+
+        bench.pressure = SCARCE
+        bench.submit(function)
+        await settled()
+
+        assert call.has_ended
+        assert [sandbox.loads[0]["function_name"] for sandbox in bench.serving] == ["f"]
+
+
+@in_fake_time
+async def test_min_instances_do_not_push_each_other_out_of_a_full_machine() -> None:
+    async with PoolBench(limits=Limits(instances_max=1)) as bench:
+        function = a_function(min_instances=2)
+
+        bench.pool.function_changed(function, function)
+        await passed(5)
+
+        assert len(bench.started) == 1
+        assert len(bench.serving) == 1
 
 
 @in_fake_time

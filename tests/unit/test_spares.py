@@ -163,6 +163,22 @@ async def test_a_boot_that_says_nothing_for_long_has_failed_and_its_sandbox_is_k
 
 
 @in_fake_time
+async def test_a_sandbox_that_dies_while_it_boots_is_told_at_once_with_what_it_printed() -> None:
+    async with PoolBench(spares=1) as bench:
+        bench.engine.held = asyncio.Event()
+        await bench.run(a_function())
+        (booting,) = [one for one in bench.engine.living if one.assigned is None]
+
+        booting.print(b"node: cannot open shim.js\n")
+        booting.end(Exit(code=1))
+        await settled()
+
+        ((event, fields),) = bench.notes.events
+        assert event == "boot_failed"
+        assert "cannot open shim.js" in str(fields["error"])
+
+
+@in_fake_time
 async def test_an_instance_that_dies_as_soon_as_it_has_booted_is_not_replaced_as_fast_as_it_dies() -> None:
     yard = Yard(count=1)
     yard.spares.refill()
@@ -201,9 +217,11 @@ async def test_who_stops_waiting_leaves_no_boot_behind_that_nobody_wants() -> No
 
     take.cancel()
     await settled()
-    yard.spares.refill()
+    another = asyncio.create_task(yard.spares.take())
     await settled()
+    await yard.boot_one()
 
+    assert another.done()
     assert len(yard.boots) == 1
 
 
@@ -285,6 +303,25 @@ async def test_who_waits_makes_a_boot_hurry_that_began_when_nobody_did() -> None
         assert bench.outcome(call).result == b"1"
 
 
+@in_fake_time
+async def test_who_waits_makes_a_boot_hurry_whose_sandbox_is_not_there_yet() -> None:
+    async with PoolBench(echo, spares=1) as bench:
+        bench.engine.starting_held = starting = asyncio.Event()
+        bench.engine.held = hello = asyncio.Event()
+        await bench.run(a_function(name="a"))  # takes the spare: another one is asked for, not urgently
+
+        call = bench.submit(a_function(name="b"))
+        await settled()
+        starting.set()
+        await settled()
+        booting = [one for one in bench.engine.living if one.assigned is None]
+        hello.set()
+        await settled()
+
+        assert [one.urgent for one in booting] == [True] * len(booting)
+        assert bench.outcome(call).result == b"1"
+
+
 # -- closing -----------------------------------------------------------------------------------------
 
 
@@ -337,8 +374,8 @@ async def test_a_spare_that_was_taken_is_replaced() -> None:
 
 @in_fake_time
 async def test_a_spare_that_dies_before_it_gets_its_code_is_replaced_by_another() -> None:
-    async with PoolBench() as bench:
-        for sandbox in bench.engine.sandboxes[:2]:
+    async with PoolBench(spares=1) as bench:
+        for sandbox in bench.engine.sandboxes:
             sandbox.assign_fails_with = SandboxGone("it ended before")
 
         outcome = await bench.run(a_function())
@@ -347,9 +384,35 @@ async def test_a_spare_that_dies_before_it_gets_its_code_is_replaced_by_another(
 
 
 @in_fake_time
+async def test_a_spare_that_dies_while_it_gets_its_code_is_replaced_by_another() -> None:
+    async with PoolBench(spares=1) as bench:
+        bench.engine.sandboxes[0].dies_once_assigned = True
+
+        outcome = await bench.run(a_function())
+
+        assert outcome.result == b"1"
+        assert len(bench.started) == 2
+
+
+@in_fake_time
+async def test_spares_that_all_die_when_they_get_their_code_are_not_tried_for_ever() -> None:
+    async with PoolBench(spares=1) as bench:
+        function = a_function()
+        for sandbox in bench.engine.sandboxes:
+            sandbox.assign_fails_with = SandboxGone("it ended before")
+        bench.engine.assigns_fail_with = SandboxGone("it ended before")
+
+        call = bench.submit(function)
+        await passed(1)
+
+        assert bench.code(call) == "platform.error"
+        assert len(bench.engine.sandboxes) <= 6
+
+
+@in_fake_time
 async def test_a_spare_that_died_unnoticed_serves_nobody() -> None:
     # The sandbox has ended, but the loop has not yet read that its wire is closed.
-    async with PoolBench() as bench:
+    async with PoolBench(spares=1) as bench:
         bench.engine.sandboxes[0].end(Exit(code=1))
 
         outcome = await bench.run(a_function())
@@ -383,4 +446,4 @@ async def test_a_spare_is_given_back_if_the_code_cannot_be_fetched() -> None:
 
         assert bench.code(call) == "platform.error"
         assert bench.pool.figures == {"serving": 0, "spare_nodejs": 2}
-        assert len(bench.engine.living) <= 3
+        assert len(bench.engine.living) == 2

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,9 +64,17 @@ class FakeSandbox:
         self.assigned: tuple[Code | None, InstanceLimits] | None = None
         self.usage_said = Exit()
         self.assign_fails_with: Exception | None = None
+        self.dies_once_assigned = False
+        self.kills_held = False
+        """True: a kill takes no effect until the test ends it."""
         self.asked: asyncio.Future[None] | None = None
         """Set it to hold `usage` back until it is done."""
         self.kills = 0
+        self.ahead: deque[Received] = deque()
+        """Calls that wait for their turn inside."""
+        self.deaf_to_revoke = False
+        """Set it for a program that is too busy to hear that a call is asked back."""
+        self._turn: bytes | None = None
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._reader = wire.FrameReader(frame_bytes_max=64 * 1024 * 1024)
@@ -89,11 +98,16 @@ class FakeSandbox:
             raise self.assign_fails_with
         assert self.assigned is None, "a sandbox is given to a function once"
         self.assigned = (code, limits)
+        if self.dies_once_assigned:
+            self.end(KILLED)
+            for _ in range(3):  # until whoever holds the wire has seen it close
+                await asyncio.sleep(0)
 
     def kill(self) -> None:
         """End a turn later, as the kernel would."""
         self.kills += 1
-        self._loop.call_soon(self.end, KILLED)
+        if not self.kills_held:
+            self._loop.call_soon(self.end, KILLED)
 
     async def ended(self) -> Exit:
         """Return how it ended."""
@@ -119,11 +133,13 @@ class FakeSandbox:
     def answer(self, call: Received, result: bytes) -> None:
         """Answer a call."""
         self.send(wire.RESULT, call.call_id, result)
+        self._next(call.call_id)
 
     def fail(self, call: Received, code: str, error: str) -> None:
         """Answer a call with a failure."""
         body = {"code": code, "error": error, "error_type": "Error", "stack": "at handler"}
         self.send(wire.ERROR, call.call_id, json.dumps(body).encode())
+        self._next(call.call_id)
 
     def log(self, call: Received, text: bytes) -> None:
         """Print for one call among several."""
@@ -174,9 +190,28 @@ class FakeSandbox:
             if kind == wire.LOAD:
                 self.loads.append(json.loads(body))
             elif kind == wire.INVOKE:
-                call = Received(call_id, int.from_bytes(body[:4], "big"), body[4:])
-                self.calls.append(call)
-                self.script(self, call)
+                self._begin(Received(call_id, int.from_bytes(body[:4], "big"), body[4:]))
+            elif kind == wire.AHEAD:
+                self.ahead.append(Received(call_id, int.from_bytes(body[:4], "big"), body[4:]))
+                self._next(None)
+            elif kind == wire.REVOKE and not self.deaf_to_revoke:
+                for call in [one for one in self.ahead if one.call_id == call_id]:
+                    self.ahead.remove(call)
+                    self.send(wire.REVOKED, call_id, b"")
+
+    def _begin(self, call: Received) -> None:
+        self._turn = call.call_id
+        self.calls.append(call)
+        self.script(self, call)
+
+    def _next(self, ended: bytes | None) -> None:
+        """Begin the next call inside, as a shim does, once the one whose turn it was has been answered."""
+        if ended == self._turn:
+            self._turn = None
+        if self._turn is None and self.ahead and self.alive:
+            call = self.ahead.popleft()
+            self.print(call.call_id)
+            self._begin(call)
 
 
 class FakeEngine:
@@ -191,6 +226,10 @@ class FakeEngine:
         """So many of the next boots fail."""
         self.held: asyncio.Event | None = None
         """Set it to an event that boots wait for before they say hello."""
+        self.assigns_fail_with: Exception | None = None
+        """What `assign` of sandboxes booted from now on raises."""
+        self.starting_held: asyncio.Event | None = None
+        """Set it to an event that boots wait for before there is a sandbox."""
         self._hellos: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
 
@@ -202,10 +241,13 @@ class FakeEngine:
     async def boot(self, plan: LaunchPlan, *, urgent: bool) -> Sandbox:
         """Start a program that says hello soon, unless it is held."""
         await asyncio.sleep(0)
+        if self.starting_held is not None:
+            await self.starting_held.wait()
         if self.boots_failing:
             self.boots_failing -= 1
             raise PlatformError("A sandbox could not be started.")
         sandbox = FakeSandbox(len(self.sandboxes) + 1, plan, self.script, urgent=urgent)
+        sandbox.assign_fails_with = self.assigns_fail_with
         self.sandboxes.append(sandbox)
         hello = asyncio.create_task(self._hello(sandbox), name=f"hello of {sandbox.id}")
         self._hellos.add(hello)
