@@ -9,7 +9,7 @@ import pytest
 
 from stoker.model.call import Call, text_of
 from stoker.model.errors import NotFound
-from stoker.model.outcome import Outcome
+from stoker.model.outcome import Failure, Outcome
 from stoker.records.recent import RecentInvocations
 from stoker.testing.functions import a_function
 from stoker.testing.invocation import an_outcome
@@ -110,7 +110,7 @@ def test_the_oldest_go_first_when_there_are_too_many() -> None:
 
 
 def test_the_oldest_go_first_when_their_logs_are_too_large() -> None:
-    recent = RecentInvocations(log_bytes_max=100)
+    recent = RecentInvocations(bytes_max=100)
 
     ids = [ended(recent, a_call(number), an_outcome(log=b"x" * 40)) for number in range(4)]
     too_large = ended(recent, a_call(9), an_outcome(log=b"x" * 101))
@@ -118,6 +118,15 @@ def test_the_oldest_go_first_when_their_logs_are_too_large() -> None:
 
     assert [found(recent, one) for one in ids] == [False] * 4
     assert (found(recent, too_large), found(recent, after)) == (False, True)
+
+
+def test_what_failing_functions_say_counts_like_a_log() -> None:
+    recent = RecentInvocations(bytes_max=100)
+    said = Failure("function.error", "x" * 20, "y" * 10, "z" * 10)
+
+    ids = [ended(recent, a_call(number), an_outcome(failure=said)) for number in range(3)]
+
+    assert [found(recent, one) for one in ids] == [False, True, True]
 
 
 def test_payloads_and_large_results_are_not_kept_alive() -> None:

@@ -24,6 +24,15 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _size(outcome: Outcome) -> int:
+    """Return what of an outcome its function could make large."""
+    failure = outcome.failure
+    if failure is None:
+        return len(outcome.log)
+    texts = (failure.error, failure.error_type, failure.stack, failure.field)
+    return len(outcome.log) + sum(len(text) for text in texts if text is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is known of one ended invocation."""
@@ -44,12 +53,12 @@ class RecentInvocations:
         self,
         *,
         count_max: int = 2_000,
-        log_bytes_max: int = 16 * MIB,
+        bytes_max: int = 16 * MIB,
         now_ms: Callable[[], int] = _now_ms,
     ) -> None:
         self._count_max = count_max
-        self._log_bytes_max = log_bytes_max
-        self._log_bytes = 0
+        self._bytes_max = bytes_max
+        self._bytes = 0
         self._now_ms = now_ms
         self._kept: OrderedDict[bytes, tuple[Call, Outcome, int]] = OrderedDict()
         """Call, outcome and the time until which it is kept."""
@@ -65,10 +74,10 @@ class RecentInvocations:
         kept = self._kept
         kept_ms = TTL_MS_DEFAULT if ttl_ms is None else max(TTL_MS_MIN, ttl_ms)
         kept[call.id] = (call, outcome, self._now_ms() + kept_ms)
-        self._log_bytes += len(outcome.log)
-        while len(kept) > self._count_max or self._log_bytes > self._log_bytes_max:
+        self._bytes += _size(outcome)
+        while len(kept) > self._count_max or self._bytes > self._bytes_max:
             _, (_, oldest, _) = kept.popitem(last=False)
-            self._log_bytes -= len(oldest.log)
+            self._bytes -= _size(oldest)
 
     def find(self, account: str, invocation_id: str) -> Record:
         """Return an account's record by the id that its caller was given. Raises NotFound."""
