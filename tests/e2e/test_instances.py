@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
+from tests.e2e.callers import at_once, results
 from tests.e2e.conftest import Client, ServerProcess
 from tests.e2e.processes import wait_until
 
@@ -39,23 +35,6 @@ def handler(event):
     return {'me': me, 'calls': calls, 'random': random.random()}
 """,
 }
-
-
-def at_once(count: int, call: Callable[[int], httpx.Response]) -> list[httpx.Response]:
-    """Make `count` calls from as many threads that start together."""
-    together = threading.Barrier(count)
-
-    def one(number: int) -> httpx.Response:
-        together.wait()
-        return call(number)
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(one, range(count)))
-
-
-def results(answers: list[httpx.Response]) -> list[Any]:
-    assert [a.status_code for a in answers] == [200] * len(answers), {a.text for a in answers}
-    return [json.loads(a.json()["body"]) for a in answers]
 
 
 @BOTH

@@ -9,11 +9,18 @@ late or doubled answer can forge nothing.
     host to instance   LOAD    zero id   JSON {handler, root, env, function_name, function_version,
                                          memory_mb, per_instance, result_bytes_max}
                        INVOKE  id        u32 big-endian timeout_ms, then the payload as JSON text
+                       AHEAD   id        as INVOKE, for a call whose turn comes after those sent before it
+                       REVOKE  id        empty: do not run this call if it has not begun
     instance to host   HELLO   zero id   JSON {runtime, version}: booted, waits to be given away
                        LOADED  zero id   empty: the load has ended, well or not
                        RESULT  id        the result as JSON text
                        ERROR   id        JSON {code, error, error_type, stack}
                        LOG     id        bytes that the call printed, where calls share an instance
+                       REVOKED id        empty: the call had not begun and never will
+
+Where one call at a time runs in an instance, others may be sent AHEAD: they wait in there, in order. When one
+of these begins, the shim writes its 16-byte id to the output of the process: what stands before it there was
+printed by the call before.
 
 What comes from an instance was written by a stranger: its RESULT is text that claims to be JSON.
 """
@@ -31,11 +38,14 @@ from stoker.model.outcome import Failure
 
 LOAD: Final = 0x01
 INVOKE: Final = 0x02
+REVOKE: Final = 0x03
+AHEAD: Final = 0x04
 HELLO: Final = 0x11
 LOADED: Final = 0x12
 RESULT: Final = 0x13
 ERROR: Final = 0x14
 LOG: Final = 0x15
+REVOKED: Final = 0x16
 
 ID_BYTES: Final = 16
 ZERO_ID: Final = bytes(ID_BYTES)
@@ -120,9 +130,9 @@ def encode_frame(kind: int, call_id: bytes, body: bytes) -> bytes:
     return _HEAD.pack(_OVERHEAD + len(body), kind, call_id) + body
 
 
-def encode_invoke(call_id: bytes, timeout_ms: int, payload: bytes) -> bytes:
-    """Return the frame of one call; `payload` is JSON text in UTF-8 and goes out as it is."""
-    return _INVOKE_HEAD.pack(_OVERHEAD + 4 + len(payload), INVOKE, call_id, timeout_ms) + payload
+def encode_invoke(call_id: bytes, timeout_ms: int, payload: bytes, *, kind: int = INVOKE) -> bytes:
+    """Return the frame of one call, INVOKE or AHEAD; `payload` is JSON text and goes out as it is."""
+    return _INVOKE_HEAD.pack(_OVERHEAD + 4 + len(payload), kind, call_id, timeout_ms) + payload
 
 
 def encode_load(

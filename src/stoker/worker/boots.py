@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from stoker.model.call import Call
 from stoker.model.errors import PlatformError
 from stoker.model.launch import LaunchPlan
 from stoker.model.limits import Limits
@@ -30,7 +31,7 @@ class Booting:
 
 
 class Boots:
-    """Boots instances of any plan. `on_free` and `on_ended` are called as `Instance` says."""
+    """Boots instances of any plan. `on_free`, `on_ended` and `on_returned` are called as `Instance` says."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Boots:
         *,
         on_free: Callable[[Instance], None],
         on_ended: Callable[[Instance], None],
+        on_returned: Callable[[Instance, Call], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -47,6 +49,7 @@ class Boots:
         self._loop = loop
         self._on_free = on_free
         self._on_ended = on_ended
+        self._on_returned = on_returned
         self._clock = clock
         self._booting: dict[Instance, Booting] = {}
         self._living: set[Instance] = set()
@@ -65,6 +68,7 @@ class Boots:
                 on_hello=self._hello,
                 on_free=self._on_free,
                 on_ended=self._ended,
+                on_returned=self._on_returned,
                 clock=self._clock,
             )
             booting = Booting(plan.runtime, self._loop.create_future(), urgent=urgent)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import cast
 
 from stoker.model.call import Call
@@ -19,16 +21,19 @@ from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox
 from stoker.worker.death import failure_of, lost, too_many_processes
-from stoker.worker.output import Output
+from stoker.worker.output import Output, without_mark
 
 LEAVING_MS_MAX = 500
 """How long a sandbox whose wire has closed may take to end by itself, which tells why it ended."""
+STUCK_MS = 10
+"""A call that was sent ahead is asked back once the one before it has run for so long. More than the shims
+let pass before they look for such a word (2 ms), so that it is never missed."""
 
 
 class Running:
     """One call in an instance."""
 
-    __slots__ = ("call", "deadline", "init_ms", "own_log", "own_log_bytes", "said", "started")
+    __slots__ = ("call", "deadline", "init_ms", "mark", "own_log", "own_log_bytes", "said", "started")
 
     def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
         self.call = call
@@ -38,6 +43,8 @@ class Running:
         self.own_log: bytearray | None = None
         """What frames said it printed; used where several calls share the output."""
         self.own_log_bytes = 0
+        self.mark: bytes | None = None
+        """What stands in the output before its own, if it was sent ahead of its turn."""
         self.said: Failure | None = None
         """What the function answered, while it is looked up whether a limit was behind it."""
 
@@ -46,7 +53,8 @@ class Instance(asyncio.Protocol):
     """Booted, then given to a function, then serving until it ends.
 
     `on_free(instance)` is called when it can take one more call, `on_ended(instance)` once when it is
-    gone; what it had in flight has been ended by then.
+    gone; what it had in flight has been ended by then. `on_returned(instance, call)` gives back a call that
+    was sent ahead of its turn and never began.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Instance(asyncio.Protocol):
         on_hello: Callable[[Instance], None],
         on_free: Callable[[Instance], None],
         on_ended: Callable[[Instance], None],
+        on_returned: Callable[[Instance, Call], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sandbox = sandbox
@@ -66,14 +75,22 @@ class Instance(asyncio.Protocol):
         self.calls_served = 0
         self.idle_since = clock()
         self.last_run_ms = 0.0
+        self.last_was_silent = False
         self.load_failed = False
         self.dead = False
         self.running: dict[bytes, Running] = {}
+        self._begun: bytes | None = None
+        """The call that runs, where one at a time does; until its answer comes, also if it was given up."""
+        self._ahead: OrderedDict[bytes, Running] = OrderedDict()
+        """Calls that were sent before their turn, in order: none of them begins before that answer."""
+        self._ahead_timer: asyncio.TimerHandle | None = None
+        self._unwritten: list[bytes] = []
         self._limits = limits
         self._loop = loop
         self._on_hello = on_hello
         self._on_free = on_free
         self._on_ended = on_ended
+        self._on_returned = on_returned
         self._clock = clock
         self._reader = wire.FrameReader(frame_bytes_max=limits.result_bytes_max + wire.FRAME_SLACK_BYTES)
         self._transport: asyncio.Transport | None = None
@@ -111,17 +128,35 @@ class Instance(asyncio.Protocol):
         self._output.take()  # what the runtime printed while it booted is no call's
         self._write(frame)
 
+    def room_ahead(self, most: int) -> int:
+        """How many calls may be sent ahead of their turn, behind the one that runs; `most` in all."""
+        if self.dead or self._ending or self._worn or self.per_instance > 1 or self._begun is None:
+            return 0
+        return most - len(self._ahead)
+
     def run(self, call: Call) -> None:
-        """Take a call. Its end is told to the call itself, whatever happens."""
+        """Take a call. Its end is told to the call itself, whatever happens.
+
+        Where one call at a time runs and one does, this one waits for its turn inside the instance.
+        """
         now = self._clock()
         timeout_ms = call.function.code.timeout_ms
-        deadline = now + timeout_ms / 1000
-        self.running[call.id] = Running(call, now, deadline, self._init_ms)
-        self._init_ms = 0.0
-        call.cancel = self._canceller(call.id)
-        if self._timer is None or deadline < self._timer_at:
-            self._arm(deadline)
-        self._write(wire.encode_invoke(call.id, timeout_ms, call.payload))
+        call_id = call.id
+        call.cancel = self._canceller(call_id)
+        if self.per_instance == 1 and self._begun is not None:
+            running = self.running[call_id] = self._ahead[call_id] = Running(call, now, inf, 0.0)
+            running.mark = call_id
+            self._write_soon(wire.encode_invoke(call_id, timeout_ms, call.payload, kind=wire.AHEAD))
+            if self._ahead_timer is None:
+                self._ahead_timer = self._loop.call_later(STUCK_MS / 1000, self._look_ahead)
+        else:
+            deadline = now + timeout_ms / 1000
+            self.running[call_id] = Running(call, now, deadline, self._init_ms)
+            self._init_ms = 0.0
+            self._begun = call_id
+            if self._timer is None or deadline < self._timer_at:
+                self._arm(deadline)
+            self._write(wire.encode_invoke(call_id, timeout_ms, call.payload))
 
     def kill(self, failure: Failure | None = None) -> None:
         """End it now. Calls in flight end with `failure`, or as lost."""
@@ -155,16 +190,22 @@ class Instance(asyncio.Protocol):
                 self._transport.abort()  # the stream has no next frame that could be found
             return
         for kind, call_id, body in frames:
-            if kind == wire.RESULT:
+            if kind == wire.RESULT or kind == wire.ERROR:
                 running = self.running.get(call_id)
-                if running is not None and running.said is None:
+                if self.per_instance == 1:
+                    if call_id != self._begun:
+                        continue  # late, doubled or made up
+                    self._next_begins()
+                if running is None or running.said is not None:
+                    continue
+                if kind == wire.RESULT:
                     self._end(running, body, None)
-            elif kind == wire.ERROR:
-                running = self.running.get(call_id)
-                if running is not None and running.said is None:
+                else:
                     self._failed(running, body)
             elif kind == wire.LOG:
                 self._printed(call_id, body)
+            elif kind == wire.REVOKED:
+                self._revoked(call_id)
             elif kind == wire.HELLO:
                 self._on_hello(self)
 
@@ -176,7 +217,20 @@ class Instance(asyncio.Protocol):
         self._transport = None
         self._dying = self._loop.create_task(self._die(), name=f"instance {self.sandbox.id} dies")
 
+    def _write_soon(self, frame: bytes) -> None:
+        """Write at the end of this turn of the loop, with whatever else comes in it: one system call."""
+        if not self._unwritten:
+            self._loop.call_soon(self._flush)
+        self._unwritten.append(frame)
+
+    def _flush(self) -> None:
+        if self._unwritten:
+            frames, self._unwritten = self._unwritten, []
+            self._write(b"".join(frames))
+
     def _write(self, frame: bytes) -> None:
+        if self._unwritten:  # what came first goes out first
+            self._flush()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
@@ -187,7 +241,12 @@ class Instance(asyncio.Protocol):
         call = running.call
         self.running.pop(call.id, None)
         if self.per_instance == 1:
-            log, log_bytes = self._output.take()
+            if self._begun is None or self._begun == call.id:
+                log, log_bytes = self._output.take()
+                if running.mark is not None:
+                    log, log_bytes = without_mark(log, log_bytes, running.mark)
+            else:  # the next one runs already
+                log, log_bytes = self._output.take_between(running.mark, self._begun)
         else:
             log, log_bytes = self._log_of(running)
         waited_ms = max(0.0, (running.started - call.queued_at) * 1000)
@@ -196,6 +255,7 @@ class Instance(asyncio.Protocol):
         outcome = Outcome(result, failure, log, log_bytes, Timings(waited_ms - init_ms, init_ms, run_ms))
         self.calls_served += 1
         self.last_run_ms = run_ms
+        self.last_was_silent = failure is None and not log_bytes
         try:
             if not self.dead:
                 if not self.running:
@@ -213,6 +273,47 @@ class Instance(asyncio.Protocol):
             self._loop.call_exception_handler(
                 {"message": "the end of a call could not be told", "exception": error}
             )
+
+    # -- calls sent ahead of their turn ----------------------------------------------------------
+
+    def _next_begins(self) -> None:
+        """Take note that the call that ran has answered: the next one inside has begun by that."""
+        if not self._ahead:
+            self._begun = None
+            return
+        self._begun, running = self._ahead.popitem(last=False)
+        running.started = now = self._clock()
+        running.deadline = now + running.call.function.code.timeout_ms / 1000
+        if self._timer is None or running.deadline < self._timer_at:
+            self._arm(running.deadline)
+
+    def _look_ahead(self) -> None:
+        """Ask back what is stuck behind a call that turned out to be a long one."""
+        self._ahead_timer = None
+        if not self._ahead or self._begun is None:
+            return
+        begun = self.running.get(self._begun)
+        if begun is None or (self._clock() - begun.started) * 1000 >= STUCK_MS:
+            for call_id in self._ahead:
+                self._write(wire.encode_frame(wire.REVOKE, call_id, b""))
+        self._ahead_timer = self._loop.call_later(STUCK_MS / 1000, self._look_ahead)
+
+    def _revoked(self, call_id: bytes) -> None:
+        if call_id == self._begun:  # the word came between the answer before it and its own beginning
+            running = self.running.get(call_id)
+            self._next_begins()
+        else:
+            running = self._ahead.pop(call_id, None)
+        if running is not None:
+            self._give_back(running)
+            if self._begun is None:
+                self._on_free(self)
+
+    def _give_back(self, running: Running) -> None:
+        del self.running[running.call.id]
+        if not running.call.has_ended:
+            running.call.cancel = None
+            self._on_returned(self, running.call)
 
     def _failed(self, running: Running, body: bytes) -> None:
         try:
@@ -294,16 +395,21 @@ class Instance(asyncio.Protocol):
             running = self.running.get(call_id)
             if running is None:
                 return
+            cancelled = Failure("invocation.cancelled", "the caller left before the end")
+            if call_id in self._ahead:  # nothing of it has run, and nothing will if the word comes in time
+                self._write_soon(wire.encode_frame(wire.REVOKE, call_id, b""))
+                waited_ms = max(0.0, (self._clock() - running.call.queued_at) * 1000)
+                running.call.end(Outcome(None, cancelled, b"", 0, Timings(waited_ms, 0.0, 0.0)))
+                return
             if running.said is None:
                 self._give_up()
-            cancelled = Failure("invocation.cancelled", "the caller left before the end")
             self._end(running, None, running.said or cancelled)
 
         return cancel
 
     def _give_up(self) -> None:
         """A handler cannot be interrupted from outside: the instance goes, and its place is free."""
-        if len(self.running) > 1:
+        if len(self.running) > 1 and self.per_instance > 1:
             self._worn = True  # not before the other calls in it have ended
         else:
             self._ending = self._ending or lost("the instance was ended as a call in it was cancelled")
@@ -317,6 +423,8 @@ class Instance(asyncio.Protocol):
                 await self._leave_by_itself()
             self.sandbox.kill()  # whatever closed the wire, nothing of it may go on
             how = await self.sandbox.ended()
+            while self._ahead:
+                self._give_back(self._ahead.popitem(last=False)[1])
             while self.running:
                 running = next(iter(self.running.values()))
                 said = running.said
@@ -324,8 +432,9 @@ class Instance(asyncio.Protocol):
                     said = too_many_processes(said, self._limits)
                 self._end(running, None, said or self._ending or failure_of(how, self._limits))
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._ahead_timer):
+                if timer is not None:
+                    timer.cancel()
             for look in self._looks:
                 look.cancel()
             if self.function is None:

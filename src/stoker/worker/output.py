@@ -57,6 +57,24 @@ class Output:
         self._total = 0
         return log, total
 
+    def take_between(self, own: bytes | None, following: bytes) -> tuple[bytes, int]:
+        """Return what was printed between two marks: after `own`, if it is there, and before `following`.
+
+        Where `following` is not there yet, nothing of who comes next is: all belongs to the one before.
+        """
+        at = self._kept.find(following)
+        seen = 0
+        while at < 0 and self._fd >= 0 and seen <= _WIDE_PIPE_BYTES and (count := self._read()) > 0:
+            seen += count
+            at = self._kept.find(following)
+        if at < 0:
+            log, total = self.take()
+        else:
+            log, total = bytes(self._kept[:at]), at
+            del self._kept[:at]
+            self._total -= at
+        return without_mark(log, total, own)
+
     def _readable(self) -> None:
         if self._read() == 0:
             self._loop.remove_reader(self._fd)  # every writer is gone
@@ -90,3 +108,11 @@ class Output:
         drained = os.splice(self._fd, self._sink, there)
         self._total += drained
         return drained
+
+
+def without_mark(log: bytes, total: int, own: bytes | None) -> tuple[bytes, int]:
+    """Return a log, and how much was printed in all, without the mark that a call's own begins with."""
+    at = -1 if own is None else log.find(own)
+    if own is None or at < 0:
+        return log, total
+    return log[at + len(own) :], total - at - len(own)

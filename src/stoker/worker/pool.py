@@ -88,6 +88,7 @@ class Pool:
             self._loop,
             on_free=self._freed,
             on_ended=self._ended,
+            on_returned=self._returned,
             clock=self._clock,
         )
         self._spares = {
@@ -282,6 +283,13 @@ class Pool:
         group.offer(instance)
         if not instance.running and (instance.load_failed or group.retired):
             self._end(instance)
+
+    def _returned(self, instance: Instance, call: Call) -> None:
+        group = self._group_of.get(instance)
+        if group is None or self._closed:
+            call.end(NoCapacity("the instance ended before the call began", retry_after_s=1))
+        else:
+            group.returned(call)
 
     def _ended(self, instance: Instance) -> None:
         group = self._group_of.pop(instance, None)

@@ -16,7 +16,9 @@ const { pathToFileURL } = require('node:url');
 const { AsyncLocalStorage } = require('node:async_hooks');
 
 const WIRE_FD = 3;
-const [LOAD, INVOKE, HELLO, LOADED, RESULT, ERROR, LOG] = [0x01, 0x02, 0x11, 0x12, 0x13, 0x14, 0x15];
+const [LOAD, INVOKE, REVOKE, AHEAD] = [0x01, 0x02, 0x03, 0x04];
+const [HELLO, LOADED, RESULT, ERROR, LOG, REVOKED] = [0x11, 0x12, 0x13, 0x14, 0x15, 0x16];
+const OUTPUT_FD = 1;
 const HEAD_BYTES = 21;
 const ID_AT = 5;
 const ZERO_ID = Buffer.alloc(16);
@@ -26,6 +28,7 @@ const STACK_LINES_MAX = 50;
 const STACK_CHARS_MAX = 16384;
 const NAME_CHARS_MAX = 256;
 const CHECKED_FILES_MAX = 10;
+const STALE_MS = 2; // a call that waited longer here may have been revoked meanwhile: the wire is read first
 const EXTENSIONS = ['.js', '.mjs', '.cjs', '.ts', '.mts', '.cts'];
 const SHELL_VARIABLES = ['PWD', 'OLDPWD', 'SHLVL', '_'];
 
@@ -43,6 +46,7 @@ const { inspect } = util;
 const { now } = require('node:perf_hooks').performance;
 const performanceNow = now.bind(require('node:perf_hooks').performance);
 const promiseThen = Function.prototype.call.bind(Promise.prototype.then);
+const setImmediateAtBoot = setImmediate;
 const leave = process.exit.bind(process);
 const leaveAtOnce = process.reallyExit.bind(process);
 
@@ -334,15 +338,21 @@ class Instance {
     this.failure = { error: 'the instance was given to no function', error_type: 'LoadFailed', stack: null };
     this.waiting = null; // calls that came before the module was loaded
     this.calls = new Set(); // in flight
+    this.ahead = []; // sent before their turn, where one call at a time runs
     this.storage = null; // AsyncLocalStorage, where calls share the instance
   }
 
   onFrame(kind, frame) {
-    if (kind === INVOKE) {
+    if (kind === INVOKE || kind === AHEAD) {
       const id = Buffer.from(frame.subarray(ID_AT, HEAD_BYTES));
-      const call = { id, timeoutMs: frame.readUInt32BE(HEAD_BYTES), text: frame.utf8Slice(HEAD_BYTES + 4, frame.length), open: true };
+      const call = { id, timeoutMs: frame.readUInt32BE(HEAD_BYTES), text: frame.utf8Slice(HEAD_BYTES + 4, frame.length), open: true, marked: kind === AHEAD };
       if (this.waiting !== null) this.waiting.push(call);
+      else if (this.storage === null && (this.calls.size > 0 || this.ahead.length > 0)) this.lineUp(call);
       else this.begin(call);
+    } else if (kind === REVOKE) {
+      const id = frame.subarray(ID_AT, HEAD_BYTES);
+      const at = this.ahead.findIndex((call) => call.id.equals(id));
+      if (at >= 0) this.wire.sendText(REVOKED, this.ahead.splice(at, 1)[0].id, '');
     } else if (kind === LOAD) {
       this.load(parse(frame.utf8Slice(HEAD_BYTES, frame.length)));
     }
@@ -358,7 +368,10 @@ class Instance {
       const waiting = this.waiting;
       this.waiting = null;
       this.wire.sendText(LOADED, ZERO_ID, '');
-      for (const call of waiting) this.begin(call);
+      for (const call of waiting) {
+        if (this.storage === null && this.calls.size > 0) this.lineUp(call);
+        else this.begin(call);
+      }
     };
     try {
       process.chdir(this.root); // again: the folder at boot may have been another one
@@ -393,8 +406,23 @@ class Instance {
     }
   }
 
+  // One call at a time: the next one begins when this one has been answered.
+  lineUp(call) {
+    call.since = performanceNow();
+    this.ahead.push(call);
+  }
+
+  next() {
+    if (this.ahead.length === 0 || this.calls.size > 0) return;
+    if (performanceNow() - this.ahead[0].since <= STALE_MS) this.begin(this.ahead.shift());
+    else setImmediateAtBoot(() => setImmediateAtBoot(() => { // one whole turn of the loop, which reads the wire
+      if (this.ahead.length > 0 && this.calls.size === 0) this.begin(this.ahead.shift());
+    }));
+  }
+
   begin(call) {
     this.calls.add(call);
+    if (call.marked) writeSync(OUTPUT_FD, call.id); // what stands before it was printed by the call before
     if (this.handler === null) this.fail(call, 'function.load_failed', this.failure);
     else if (this.storage === null) this.run(call);
     else this.storage.run(call, () => this.run(call));
@@ -444,7 +472,8 @@ class Instance {
       }
     }
     this.end(call);
-    return this.wire.sendText(RESULT, call.id, text);
+    this.wire.sendText(RESULT, call.id, text);
+    return this.next();
   }
 
   reject(call, problem) {
@@ -459,6 +488,7 @@ class Instance {
       error_type: told.error_type?.slice(0, NAME_CHARS_MAX) ?? null,
       stack: told.stack?.slice(0, STACK_CHARS_MAX) ?? null,
     }));
+    this.next();
   }
 
   end(call) {
@@ -499,4 +529,4 @@ function main() {
 }
 
 if (require.main === module) main();
-else module.exports = { Reader, encodeFrame, kinds: { LOAD, INVOKE, HELLO, LOADED, RESULT, ERROR, LOG } };
+else module.exports = { Reader, encodeFrame, kinds: { LOAD, INVOKE, REVOKE, AHEAD, HELLO, LOADED, RESULT, ERROR, LOG, REVOKED } };

@@ -27,14 +27,19 @@ import sys
 import threading
 import time
 import uuid
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple
 
 WIRE_FD = 3
-LOAD, INVOKE, HELLO, LOADED, RESULT, ERROR, LOG = 0x01, 0x02, 0x11, 0x12, 0x13, 0x14, 0x15
+LOAD, INVOKE, REVOKE, AHEAD = 0x01, 0x02, 0x03, 0x04
+HELLO, LOADED, RESULT, ERROR, LOG, REVOKED = 0x11, 0x12, 0x13, 0x14, 0x15, 0x16
 ZERO_ID = bytes(16)
 LOG_FRAME_BYTES = 65536
+OUTPUT_FD = 1
+STALE_S = 0.002
+"""A call that waited longer in here may have been revoked meanwhile: the wire is read first."""
 MESSAGE_CHARS_MAX = 16384
 STACK_LINES_MAX = 50
 STACK_CHARS_MAX = 16384
@@ -69,8 +74,8 @@ _encode_string = json.encoder.encode_basestring
 _stdlib = os.path.dirname(os.__file__) + "/"
 _own_file = (lambda: None).__code__.co_filename
 _exit = os._exit
+_write = os.write
 _monotonic = time.monotonic
-_stdout, _stderr = sys.stdout, sys.stderr
 _set_recursion_limit, _get_recursion_limit = sys.setrecursionlimit, sys.getrecursionlimit
 
 
@@ -396,6 +401,8 @@ class Instance:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._forked = False
+        self._outputs = (sys.stdout, sys.stderr)  # the user may put others in their place
+        self._ahead: OrderedDict[bytes, tuple[float, bool, bytes]] = OrderedDict()
 
     def send(self, kind: int, call_id: bytes, body: bytes) -> None:
         """Write one frame whole; from any thread."""
@@ -412,15 +419,23 @@ class Instance:
     def run(self) -> None:
         """Serve the wire until the host closes it."""
         receive, feed = self._wire.recv, self._reader.feed
+        ahead = self._ahead
         while data := receive(65536):
             frames = feed(data)
             for at, (kind, call_id, body) in enumerate(frames):
-                if kind == INVOKE:
-                    self._serve(call_id, body)
-                elif kind == LOAD:
+                if kind == LOAD:
                     self.load(body)
                     if self._order["per_instance"] > 1:
                         return self._run_shared(frames[at + 1 :])
+                else:
+                    self._line_up(kind, call_id, body)
+            while ahead:
+                call_id, (since, marked, body) = ahead.popitem(last=False)
+                if _monotonic() - since > STALE_S and self._was_revoked(call_id, marked, body):
+                    continue
+                if marked:  # what stands before it in the output was printed by the call before
+                    _write(OUTPUT_FD, call_id)
+                self._serve(call_id, body)
 
     def load(self, body: bytes) -> None:
         """Become the function that a LOAD names."""
@@ -444,7 +459,28 @@ class Instance:
         self._flush()
         self.send(LOADED, ZERO_ID, b"")
 
-    # One call at a time.
+    # One call at a time: those that come before their turn wait here, in order.
+
+    def _line_up(self, kind: int, call_id: bytes, body: bytes) -> None:
+        if kind in (INVOKE, AHEAD):
+            self._ahead[call_id] = (_monotonic(), kind == AHEAD, body)
+        elif kind == REVOKE and self._ahead.pop(call_id, None) is not None:
+            self.send(REVOKED, call_id, b"")
+
+    def _was_revoked(self, call_id: bytes, marked: bool, body: bytes) -> bool:
+        """Read what the host has said meanwhile, before a call begins that has waited for long."""
+        self._ahead[call_id] = (0.0, marked, body)
+        self._ahead.move_to_end(call_id, last=False)
+        try:
+            data = self._wire.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            data = b""
+        else:
+            if not data:
+                _exit(0)
+        for kind, other, more in self._reader.feed(data) if data else ():
+            self._line_up(kind, other, more)
+        return self._ahead.pop(call_id, None) is None
 
     def _serve(self, call_id: bytes, body: bytes) -> None:
         kind, answer = self._answer(call_id, body)
@@ -500,7 +536,7 @@ class Instance:
         return ERROR, error_body("function.load_failed", str(why), why.error_type, why.stack)
 
     def _flush(self) -> None:
-        for stream in {id(s): s for s in (_stdout, _stderr, sys.stdout, sys.stderr)}.values():
+        for stream in {id(s): s for s in (*self._outputs, sys.stdout, sys.stderr)}.values():
             with contextlib.suppress(Exception):  # one of the user's own, or one that the user closed
                 stream.flush()
 
