@@ -11,10 +11,12 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stoker.app.administrator import ensure_administrator
 from stoker.app.install import runtimes_directory
+from stoker.app.open_files import connections_max_of, raise_open_files
 from stoker.app.privileges import drop_root
 from stoker.app.settings import Settings
 from stoker.backbone.blobs import BlobStore
@@ -70,6 +72,8 @@ class Server:
         self._invoker: Invoker | None = None
         self._engine: Engine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._files = 0
+        """How many this process may have open."""
         self.url = ""
 
     # -- start -----------------------------------------------------------------------------------
@@ -77,6 +81,7 @@ class Server:
     async def open(self) -> None:
         """Return once functions can run. Raises what `serve` turns into an exit code."""
         settings = self._settings
+        self._files = raise_open_files()
         _make_private(settings.data)
         guard = StoreGuard.open(settings.data, embedded=not settings.nats)
         self._undo.append(guard.close)
@@ -156,10 +161,12 @@ class Server:
         recent = RecentInvocations()
         invoker = self._invoker = Invoker(catalog, pool, recent, limits, clock=time.monotonic)
         routes = FunctionRoutes(catalog, fold, access, recent, limits)
+        invoke = InvokeRoute(fold, access, invoker, errors)
         http = self._http = HttpServer(
             app=make_app(routes, errors, self.problem, self.notes),
-            invoke=InvokeRoute(fold, access, invoker, errors),
-            limits=limits,
+            invoke=invoke,
+            admit=invoke.admit,
+            limits=replace(limits, connections_max=connections_max_of(self._files, limits)),
             log=edge_log,
         )
         await http.start(sock, tls)

@@ -48,6 +48,8 @@ class Limits:
     """Instances that serve a function, on this machine."""
     idle_ms_max: int = 15 * 60 * 1000
     """An instance that served nothing for so long is ended."""
+    connections_max: int = 4_096
+    """Of clients at once: when another comes, the oldest that asks for nothing just now makes room."""
     header_bytes_max: int = 64 * KIB
     request_wait_ms_max: int = 60_000
     """From the first byte of a request to its last."""

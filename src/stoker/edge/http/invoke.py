@@ -97,6 +97,10 @@ class InvokeRoute:
         self._invoker = invoker
         self._errors = errors
 
+    def admit(self, request: Request) -> None:
+        """Raise Unauthenticated for a request whose body is not worth reading."""
+        self._access.principal_of(request.authorization, request.api_key)
+
     def __call__(self, request: Request, exchange: Exchange) -> None:
         """Begin the call that a request asks for; its end answers the exchange."""
         try:

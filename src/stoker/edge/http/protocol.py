@@ -28,6 +28,8 @@ WAITING_MAX = 32
 """Requests of one connection behind the current one, past which reading stops."""
 WAITING_BYTES_MAX = 256 * 1024
 """What their bodies hold together, past which reading stops: one read of the event loop."""
+STRANGERS_BYTES_MAX = 16 * 1024
+"""What is held of an invoke's body before it is looked at who sends it."""
 JOINED_BYTES_MAX = 64 * 1024
 """A body up to this size is copied behind its head, which is cheaper than a second write."""
 
@@ -138,6 +140,8 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return None
         if is_invoke(request.method, request.path):
+            if request.chunked or (request.content_length or 0) > STRANGERS_BYTES_MAX:
+                self._service.admit(request)
             if request.expects_continue and self._current is None and not self._waiting:
                 self.send_continue()
             return None
@@ -222,6 +226,10 @@ class Connection(asyncio.Protocol):
 
     # What the server calls.
 
+    @property
+    def in_flight(self) -> bool:
+        return self._current is not None or bool(self._waiting)
+
     def drain(self) -> None:
         """Close now if no request is in flight or being sent, else after its answer."""
         patience = self._patience
@@ -235,7 +243,7 @@ class Connection(asyncio.Protocol):
             return
         verdict = self._patience.look(
             self._service.now_ms,
-            in_flight=self._current is not None or bool(self._waiting),
+            in_flight=self.in_flight,
             unsent_bytes=transport.get_write_buffer_size(),
         )
         if verdict is Verdict.IDLE:

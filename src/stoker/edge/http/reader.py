@@ -19,13 +19,16 @@ TakeBody = Callable[[bytes], None]
 
 
 class Sink(Protocol):
-    """Who takes the requests. Neither method may raise."""
+    """Who takes the requests."""
 
     def head_read(self, request: Request) -> TakeBody | None:
-        """A request's head is complete. Returns who takes its body; None collects it in the request."""
+        """A request's head is complete. Returns who takes its body; None collects it in the request.
+
+        Raises StokerError to have nothing more read.
+        """
 
     def request_read(self, request: Request) -> None:
-        """A request is complete."""
+        """A request is complete. Must not raise."""
 
 
 class RequestReader:

@@ -122,6 +122,12 @@ class Exchange:
 
 LeanHandler = Callable[[Request, Exchange], None]
 """Answers an invoke request, now or later, through the exchange. Must not block."""
+Admit = Callable[[Request], None]
+"""Looks at an invoke request whose body is large and not read yet. Raises StokerError to refuse it."""
+
+
+def admit_all(request: Request) -> None:
+    """Read whatever body anybody sends."""
 
 
 def is_invoke(method: bytes, path: bytes) -> bool:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from stoker.edge.http.errors import ErrorAnswers, Log
 from stoker.edge.http.protocol import Connection
-from stoker.edge.http.request import LeanHandler
+from stoker.edge.http.request import Admit, LeanHandler, admit_all
 from stoker.edge.http.service import Member, Service
 from stoker.model.limits import Limits
 
@@ -43,14 +43,17 @@ class HttpServer:
         invoke: LeanHandler,
         limits: Limits,
         log: Log,
+        admit: Admit = admit_all,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._app = app
         self._invoke = invoke
+        self._admit = admit
         self._limits = limits
         self._log = log
         self._wall_clock = wall_clock
-        self._members: set[Member] = set()
+        self._members: dict[Member, None] = {}
+        """The oldest first."""
         self._empty = asyncio.Event()
         self._empty.set()
         self._service: Service | None = None
@@ -65,6 +68,7 @@ class HttpServer:
             roll=self,
             app=self._app,
             invoke=self._invoke,
+            admit=self._admit,
             limits=self._limits,
             errors=ErrorAnswers(self._log),
         )
@@ -117,15 +121,21 @@ class HttpServer:
 
     def joined(self, member: Member) -> None:
         """Called by a new connection, before it looks at the time."""
-        self._members.add(member)
+        self._members[member] = None
         self._empty.clear()
+        if len(self._members) > self._limits.connections_max:
+            # Else strangers who connect and say nothing would take the files that instances need. The one
+            # that has just come is among those to go, if all others wait for an answer.
+            oldest = next(one for one in self._members if not one.in_flight)
+            self.parted(oldest)
+            oldest.abort()
         if self._sweep_timer is None and self._service is not None:
             self._tell_time(self._service)  # it stood still while nobody was there
             self._sweep_later(self._service)
 
     def parted(self, member: Member) -> None:
         """Called by a connection that is gone."""
-        self._members.discard(member)
+        self._members.pop(member, None)
         if not self._members:
             self._empty.set()
 

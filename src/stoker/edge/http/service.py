@@ -13,12 +13,16 @@ from starlette.types import ASGIApp
 
 from stoker.edge.http.errors import ErrorAnswers
 from stoker.edge.http.head import ResponseHeads
-from stoker.edge.http.request import LeanHandler
+from stoker.edge.http.request import Admit, LeanHandler
 from stoker.model.limits import Limits
 
 
 class Member(Protocol):
     """A connection, as the server sees it."""
+
+    @property
+    def in_flight(self) -> bool:
+        """True while a whole request, or one that is being read as it comes, is not answered."""
 
     def drain(self) -> None:
         """Close now if nothing is in flight, else after the answer."""
@@ -48,6 +52,7 @@ class Service:
     roll: Roll
     app: ASGIApp
     invoke: LeanHandler
+    admit: Admit
     limits: Limits
     errors: ErrorAnswers
     heads: ResponseHeads = field(default_factory=ResponseHeads)
