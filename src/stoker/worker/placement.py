@@ -6,6 +6,7 @@ Pure functions of what is waiting and what is known. Does not know instances nor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,14 @@ def instances_to_start(load: Load, room: int) -> int:
         return max(1, min(wanted, load.spares))
     if load.run_ms is None:
         return min(wanted, load.spares)
+    if lanes >= load.cores * _lanes_a_core(load.run_ms):
+        return 0
     wait_ms = load.waiting * load.run_ms / lanes
     if wait_ms > load.boot_ms:
         return min(wanted, max(load.spares, load.cores))
     return min(wanted, load.spares) if wait_ms > SPARE_MS else 0
+
+
+def _lanes_a_core(run_ms: float) -> float:
+    """Return how many calls at once are of use for each core: quick ones compute, long ones wait."""
+    return 2 if run_ms < 1 else 8 if run_ms < 5 else inf
