@@ -13,6 +13,7 @@ from stoker.testing.clock import in_fake_time, passed, settled
 from stoker.testing.functions import a_function
 from stoker.testing.sandbox import FakeSandbox, Received, echo, hold
 from stoker.testing.worker import PoolBench
+from stoker.worker.output import REST_S
 
 
 @in_fake_time
@@ -417,7 +418,7 @@ async def test_a_flood_is_cut_counted_and_drained() -> None:
 
         for _ in range(40):
             sandbox.print(b"x" * 50_000)
-            await settled()
+            await passed(REST_S)
         sandbox.answer(sandbox.calls[0], b"1")
         await settled()
         sandbox.script = echo

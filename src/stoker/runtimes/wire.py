@@ -51,6 +51,11 @@ ID_BYTES: Final = 16
 ZERO_ID: Final = bytes(ID_BYTES)
 FRAME_SLACK_BYTES: Final = 256 * 1024
 """How far a frame may exceed the largest result: an ERROR with its stack fits in it."""
+TEXT_CHARS_MAX: Final = 16_384
+NAME_CHARS_MAX: Final = 256
+"""Of a message or a stack, and of the name of a type, as the shims cut them."""
+ERROR_BYTES_MAX: Final = 512 * 1024
+"""Of an ERROR: both texts, each character escaped as two halves, fit in it."""
 
 _HEAD = Struct(">IB16s")
 _INVOKE_HEAD = Struct(">IB16sI")
@@ -88,22 +93,23 @@ class FrameReader:
     After a WireError the reader is of no use: the stream has no next frame that can be found.
     """
 
-    __slots__ = ("_chunks", "_length_max", "_missing")
+    __slots__ = ("_held", "_length_max", "_missing")
 
     def __init__(self, *, frame_bytes_max: int) -> None:
         self._length_max = frame_bytes_max
-        self._chunks: list[bytes] = []
+        self._held = bytearray()
+        """What came of a frame so far; not as a list, as one byte at a time would fill the memory with it."""
         self._missing = 0  # bytes without which looking again is useless: a large frame is joined once
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that `data` completes, in order; WireError for one that breaks a bound."""
         if self._missing > 0:
-            self._chunks.append(data)
+            self._held += data
             self._missing -= len(data)
             if self._missing > 0:
                 return []
-            data = b"".join(self._chunks)
-            self._chunks.clear()
+            data = bytes(self._held)
+            self._held = bytearray()
         frames: list[Frame] = []
         at = 0
         left = len(data)
@@ -121,7 +127,7 @@ class FrameReader:
         else:
             self._missing = 4 - left if left else 0
         if left:
-            self._chunks.append(data[at:] if at else data)
+            self._held += data[at:] if at else data
         return frames
 
 
@@ -170,7 +176,12 @@ def decode_hello(body: bytes) -> Hello:
 
 
 def decode_error(body: bytes) -> Failure:
-    """Return the failure that an ERROR tells; WireError if it is not one an instance may tell."""
+    """Return the failure that an ERROR tells; WireError if it is not one an instance may tell.
+
+    Its texts are cut: they are kept for who asks later, and a shim cuts them no longer than this itself.
+    """
+    if len(body) > ERROR_BYTES_MAX:
+        raise WireError(f"an ERROR of {len(body)} bytes")
     value = _object(body)
     code, error = value.get("code"), value.get("error")
     error_type, stack = value.get("error_type"), value.get("stack")
@@ -178,15 +189,15 @@ def decode_error(body: bytes) -> Failure:
         raise WireError("an ERROR without a code and a message that an instance may give")
     return Failure(
         code=code,
-        error=_text(error),
-        error_type=_text(error_type) if isinstance(error_type, str) else None,
-        stack=_text(stack) if isinstance(stack, str) and stack else None,
+        error=_text(error, TEXT_CHARS_MAX),
+        error_type=_text(error_type, NAME_CHARS_MAX) if isinstance(error_type, str) else None,
+        stack=_text(stack, TEXT_CHARS_MAX) if isinstance(stack, str) and stack else None,
     )
 
 
-def _text(value: str) -> str:
+def _text(value: str, chars_max: int) -> str:
     # JSON may spell half of a surrogate pair, which no UTF-8 answer could carry.
-    return value.encode("utf-8", "replace").decode()
+    return value[:chars_max].encode("utf-8", "replace").decode()
 
 
 def _object(body: bytes) -> dict[str, Any]:

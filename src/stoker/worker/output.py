@@ -14,6 +14,10 @@ from contextlib import suppress
 
 _CHUNK_BYTES = 64 * 1024
 _WIDE_PIPE_BYTES = 1024 * 1024
+READS_MAX = 16
+REST_S = 0.005
+"""After so many reads the reader rests: who prints byte by byte would else have the event loop to itself.
+Nothing waits for it, as `take` looks into the pipe."""
 
 
 class Output:
@@ -26,6 +30,8 @@ class Output:
         self._kept = bytearray()
         self._total = 0
         self._sink = -1
+        self._reads = 0
+        self._resting: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin to read."""
@@ -33,6 +39,8 @@ class Output:
 
     def close(self) -> None:
         """Stop reading and give the descriptors back. Harmless when repeated."""
+        if self._resting is not None:
+            self._resting.cancel()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -47,9 +55,9 @@ class Output:
         Looks into the pipe once more first: what was printed before an answer was sent is in it by now.
         What somebody goes on printing meanwhile is left, so the look ends.
         """
-        seen = 0
-        while self._fd >= 0 and seen <= _WIDE_PIPE_BYTES and (count := self._read()) > 0:
-            seen += count
+        left = self._there()
+        while left > 0 and (count := self._read()) > 0:
+            left -= count
         if not self._total:
             return b"", 0
         log, total = bytes(self._kept), self._total
@@ -63,10 +71,10 @@ class Output:
         Where `following` is not there yet, nothing of who comes next is: all belongs to the one before.
         """
         at = self._kept.find(following)
-        seen = 0
-        while at < 0 and self._fd >= 0 and seen <= _WIDE_PIPE_BYTES and (count := self._read()) > 0:
-            seen += count
-            at = self._kept.find(following)
+        left = self._there()
+        while at < 0 and left > 0 and (count := self._read()) > 0:
+            left -= count
+            at = self._kept.find(following, max(0, len(self._kept) - count - len(following)))
         if at < 0:
             log, total = self.take()
         else:
@@ -78,6 +86,18 @@ class Output:
     def _readable(self) -> None:
         if self._read() == 0:
             self._loop.remove_reader(self._fd)  # every writer is gone
+            return
+        self._reads += 1
+        if self._reads >= READS_MAX:  # somebody prints without end: the pipe may fill meanwhile
+            self._reads = 0
+            self._loop.remove_reader(self._fd)
+            self._resting = self._loop.call_later(REST_S, self.open)
+
+    def _there(self) -> int:
+        """Return how much is in the pipe; 0 when it is closed."""
+        if self._fd < 0:
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, b"\0\0\0\0"), "little")
 
     def _read(self) -> int:
         """Read one piece and return its size; 0 at the end, -1 if nothing is there yet."""
@@ -98,14 +118,17 @@ class Output:
             self._sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             with suppress(OSError):  # over the user's share of pipe memory: narrow is only slower
                 fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _WIDE_PIPE_BYTES)
-        there = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, b"\0\0\0\0"), "little")
+        there = self._there()
         if there == 0:  # nothing, or the end: a read tells which, a splice would wait
             try:
                 self._total += (count := len(os.read(self._fd, _CHUNK_BYTES)))
             except BlockingIOError:
                 return -1
             return count
-        drained = os.splice(self._fd, self._sink, there)
+        try:
+            drained = os.splice(self._fd, self._sink, there)
+        except BlockingIOError:  # the function may read the pipe as well, by its name in /proc
+            return -1
         self._total += drained
         return drained
 
