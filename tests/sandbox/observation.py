@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from stoker.sandbox.bundle import host_uid
+from stoker.sandbox.engine import Site
+from stoker.sandbox.spawn import owner_of
 from stoker.sandbox.supervised import SupervisedEngine
 
 END_S_MAX = 1.0
@@ -53,14 +54,17 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def processes_of_slot(slot: int) -> list[int]:
-    """Return the living processes of a sandbox's slot, by its own uid."""
-    return [pid for pid in pids() if _owner(pid) == host_uid(slot)]
+def processes_of(site: Site) -> list[int]:
+    """Return the living processes of all sandboxes of a site, by the name of their cgroup."""
+    return [pid for pid in pids() if f"/stoker-{owner_of(site.data)}/" in cgroup_of(pid)]
 
 
 def owner_of_process(pid: int) -> int | None:
     """Return its uid; None if it is gone."""
-    return _owner(pid)
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        return None
 
 
 def cgroup_of(pid: int) -> str:
@@ -119,10 +123,3 @@ async def eventually(holds: Callable[[], bool], within_s: float = 5.0) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _owner(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except FileNotFoundError:
-        return None

@@ -10,16 +10,14 @@ from pathlib import Path
 import pytest
 
 from stoker.sandbox.engine import Site
-from stoker.sandbox.spawn import owner_of, start_supervisor
+from stoker.sandbox.spawn import start_supervisor
 from tests.sandbox.conftest import DAEMON, cgroups_of, guests
 from tests.sandbox.observation import (
-    cgroup_of,
     end_of,
     eventually,
     kill_minus_nine,
     next_numbers,
-    pids,
-    processes_of_slot,
+    processes_of,
     say_go,
     start_python,
     supervisors_of,
@@ -38,7 +36,7 @@ async def test_if_the_supervisor_is_killed_every_sandbox_is_and_the_engine_says_
         os.kill(supervisors_of(engine)[which], signal.SIGKILL)
         await engine.ended()
         end = await guest.sandbox.ended()
-        assert await eventually(lambda: processes_of_slot(0) == [])
+        assert await eventually(lambda: processes_of(site) == [])
 
     await engine.close()
     assert (end.signal, end.killed_from_outside) == (9, True)
@@ -95,7 +93,7 @@ async def test_minus_nine_on_the_gateway_leaves_no_spinning_process_and_no_cgrou
     layers = [str(layer) for layer in site.plans[0].layers]
     gateway = start_python(GATEWAY, str(site.data), crun, drop, *layers)
     booted = next_numbers(gateway)
-    spinning = [pid for pid in pids() if f"/stoker-{owner_of(site.data)}/" in cgroup_of(pid)]
+    spinning = processes_of(site)
     watched = [os.pidfd_open(pid) for pid in spinning]
 
     kill_minus_nine(gateway)
@@ -138,7 +136,7 @@ async def test_minus_nine_while_sandboxes_are_being_started_leaves_nothing(crun:
     kill_minus_nine(gateway)
 
     assert cgroups_of(site) == []
-    assert processes_of_slot(0) == []
+    assert processes_of(site) == []
 
 
 async def test_two_servers_do_not_touch_each_others_sandboxes(crun: str, site: Site, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code
 from stoker.sandbox.engine import SandboxGone, Site
+from stoker.sandbox.protocol import Booted
 from stoker.sandbox.spawn import start_supervisor
 from stoker.sandbox.supervised import SupervisedEngine
 from tests.sandbox.conftest import DAEMON, FOLDER, LIMITS, Boot, cgroups_of, guests
@@ -20,7 +21,7 @@ from tests.sandbox.observation import (
     eventually,
     mounts_of,
     owner_of_process,
-    processes_of_slot,
+    processes_of,
     resident_kib,
     supervisors_of,
 )
@@ -78,9 +79,12 @@ async def test_an_end_tells_the_exit_code_or_the_signal(
     assert not end.out_of_memory
 
 
-async def test_a_kill_takes_daemonised_grandchildren_with_it_and_may_be_repeated(boot: Boot) -> None:
+async def test_a_kill_takes_daemonised_grandchildren_with_it_and_may_be_repeated(
+    boot: Boot, site: Site
+) -> None:
     guest = await boot()
     assert await guest.run(DAEMON) == "started"
+    assert len(processes_of(site)) == 5  # A shell, the guest, and three that left its group.
 
     for _ in range(3):
         guest.sandbox.kill()
@@ -89,7 +93,7 @@ async def test_a_kill_takes_daemonised_grandchildren_with_it_and_may_be_repeated
 
     assert set(ends) == {ends[0]}
     assert (ends[0].signal, ends[0].killed_from_outside) == (9, True)
-    assert processes_of_slot(0) == []
+    assert processes_of(site) == []
 
 
 async def test_what_is_asked_of_a_dead_sandbox_is_answered(boot: Boot, site: Site) -> None:
@@ -183,6 +187,30 @@ async def test_a_caller_that_stops_waiting_for_a_boot_leaves_no_sandbox(
     assert left == handles
 
 
+async def test_a_caller_cancelled_just_when_its_sandbox_is_there_leaves_none(
+    crun: str, site: Site, no_leftovers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await start_supervisor("crun", crun, site, print)
+    handles = len(os.listdir("/proc/self/fd"))
+    boot = asyncio.create_task(engine.boot(site.plans[0], urgent=True))
+    booted = engine._booted
+
+    def cancel_then(said: Booted, received: list[int]) -> None:
+        # The answer is in the future, and its task has not run since.
+        booted(said, received)
+        boot.cancel()
+
+    monkeypatch.setattr(engine, "_booted", cancel_then)
+    await asyncio.gather(boot, return_exceptions=True)
+    gone = await eventually(lambda: not engine._sandboxes)
+    left = len(os.listdir("/proc/self/fd"))
+    await engine.close()
+
+    assert boot.cancelled()
+    assert gone
+    assert left == handles
+
+
 async def test_many_sandboxes_leave_no_descriptor_mount_cgroup_or_zombie(
     crun: str, site: Site, no_leftovers: None
 ) -> None:
@@ -238,6 +266,6 @@ def _left_by(engine: SupervisedEngine, site: Site) -> dict[str, object]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "of the supervisor": len(os.listdir(f"/proc/{init}/fd")),
         "mounts": len(mounts_of(init)),
-        "processes": processes_of_slot(0),
+        "processes": processes_of(site),
         "cgroups": [path for group in cgroups_of(site) for path in group.iterdir() if path.is_dir()],
     }

@@ -8,7 +8,7 @@ runtime compiles it.
 Deliberately absent: mount and its new family, unshare, setns, chroot (namespaces); ptrace, process_vm_*,
 pidfd_getfd, kcmp (other processes); bpf, perf_event_open, userfaultfd, io_uring, io_setup, keyctl,
 vmsplice, modify_ldt, personality (the kernel's own history of holes); clock_settime, reboot, swapon,
-init_module, kexec (the machine); name_to_handle_at, open_by_handle_at, quotactl, fanotify (file systems).
+init_module, kexec, sync (the machine); name_to_handle_at, open_by_handle_at, quotactl, fanotify (file systems).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getd
 inotify_add_watch inotify_init inotify_init1 inotify_rm_watch lchown lgetxattr link linkat listxattr
 llistxattr lremovexattr lseek lsetxattr lstat mkdir mkdirat newfstatat open openat openat2 pipe pipe2
 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
-rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat sync
+rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat
 sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes write writev
 """
 _MEMORY = """
@@ -53,8 +53,7 @@ time timer_create timer_delete timer_getoverrun timer_gettime timer_settime time
 timerfd_gettime timerfd_settime times
 """
 _SOCKETS = """
-accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg
-sendmsg sendto setsockopt shutdown
+accept accept4 bind connect getpeername getsockname getsockopt listen setsockopt shutdown
 """
 _SHARING = """
 mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl
@@ -72,6 +71,11 @@ _SOCKET_KINDS = (
     *((family, protocol) for family in (_AF_INET, _AF_INET6) for protocol in (0, 6, 17)),
 )
 """Family and protocol: local sockets, TCP and UDP. No SCTP, MPTCP, raw, NETLINK, VSOCK, PACKET, ALG."""
+
+_MSG_OOB = 0x1
+_TRANSFERS = (("recvfrom", 3), ("recvmmsg", 3), ("recvmsg", 2), ("sendmmsg", 3), ("sendmsg", 2), ("sendto", 3))
+"""Where the flags stand. Out-of-band bytes are refused: on a local socket, which the wire is, they have a
+history of holes of their own (CVE-2025-38236)."""
 
 _IOCTLS = (
     0x5401,  # TCGETS: isatty
@@ -116,6 +120,7 @@ def profile() -> dict[str, Any]:
             # glibc then falls back to clone, whose flags a filter can see.
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
             *(_allow(["socket"], (0, _INT, family), (2, _INT, proto)) for family, proto in _SOCKET_KINDS),
+            *(_allow([name], (index, _MSG_OOB, 0)) for name, index in _TRANSFERS),
             _allow(["socketpair"], (0, _INT, _AF_UNIX)),
             *(_allow(["ioctl"], (1, _INT, number)) for number in _IOCTLS),
             # Named pipes are ordinary; device nodes are not.

@@ -12,12 +12,11 @@ import os
 import socket
 import subprocess
 from collections import deque
-from pathlib import Path
 from typing import cast
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
-from stoker.sandbox import bundle
+from stoker.sandbox import bundle, kernel
 from stoker.sandbox.engine import IsolationUnavailable, Notice, Sandbox, SandboxGone, Site
 from stoker.sandbox.protocol import (
     PACKET_BYTES_MAX,
@@ -280,7 +279,7 @@ class SupervisedEngine:
         os.set_blocking(handles[1], False)
         pid = None
         if len(handles) == _DESCRIPTORS:
-            pid = _host_pid(handles[2])
+            pid = kernel.pid_behind(handles[2])
             os.close(handles[2])
         sandbox = SupervisedSandbox(self, said.sandbox, pid, wire, handles[1])
         self._sandboxes[said.sandbox] = sandbox
@@ -337,16 +336,3 @@ class SupervisedEngine:
 
 class _Refusal(Exception):
     """The supervisor's reason; for the log only."""
-
-
-def _host_pid(pidfd: int) -> int | None:
-    """Return the pid behind a pidfd, in this process's own namespace."""
-    try:
-        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines()
-    except OSError:
-        return None  # Before Linux 5.14 a process that hides its memory may not read its own.
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "Pid":
-            return int(value) if int(value) > 0 else None
-    return None

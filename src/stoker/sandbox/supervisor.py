@@ -274,7 +274,8 @@ class Supervisor:
             sandbox=cell.id,
             code=code,
             signal=number,
-            killed_from_outside=os.WIFSIGNALED(status),
+            # A program may break its first process, which has its uid, but not send it this.
+            killed_from_outside=os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
             out_of_memory=figures.out_of_memory,
             processes_limit_hit=figures.processes_limit_hit,
             memory_peak_bytes=figures.memory_peak_bytes,
