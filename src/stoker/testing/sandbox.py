@@ -73,6 +73,7 @@ class FakeSandbox:
         self.ahead: deque[Received] = deque()
         """Calls that wait for their turn inside."""
         self.deaf_to_revoke = False
+        self.revokes: list[bytes] = []
         """Set it for a program that is too busy to hear that a call is asked back."""
         self._turn: bytes | None = None
         self._loop = asyncio.get_running_loop()
@@ -194,7 +195,10 @@ class FakeSandbox:
             elif kind == wire.AHEAD:
                 self.ahead.append(Received(call_id, int.from_bytes(body[:4], "big"), body[4:]))
                 self._next(None)
-            elif kind == wire.REVOKE and not self.deaf_to_revoke:
+            elif kind == wire.REVOKE:
+                self.revokes.append(call_id)
+                if self.deaf_to_revoke:
+                    continue
                 for call in [one for one in self.ahead if one.call_id == call_id]:
                     self.ahead.remove(call)
                     self.send(wire.REVOKED, call_id, b"")

@@ -15,7 +15,7 @@ from stoker.model.errors import FunctionBusy, NoCapacity
 from stoker.model.function import Function
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
-from stoker.worker.instance import Instance
+from stoker.worker.instance import Instance, patience_end
 
 FIRST_MS = 50.0
 """A first call that has run for so long tells that its function is not a quick one."""
@@ -29,6 +29,8 @@ STEADY_CALLS = 64
 """So many quick and silent calls in a row make a function one whose calls may be sent ahead."""
 AHEAD_MAX = 16
 """Calls in one instance that wait for their turn."""
+AHEAD_BYTES_MAX = 2048
+"""Payloads that are sent ahead: 16 of them and the words that ask them back are read by a shim at a time."""
 AHEAD_MS = 0.3
 """How long a call may wait for its turn in a busy instance although an idle one stands by."""
 
@@ -82,7 +84,7 @@ class Group:
 
     def submit(self, call: Call) -> None:
         """Run the call in a free instance, or let it wait. Raises FunctionBusy if too many wait."""
-        if self._steady >= STEADY_CALLS and not self._waiting:
+        if self._may_go_ahead(call) and not self._waiting:
             instance = self._worth_lining_up()
             if instance is not None:
                 instance.run(call)
@@ -101,6 +103,9 @@ class Group:
         self._wait(call)
         self._grow(self)
 
+    def _may_go_ahead(self, call: Call) -> bool:
+        return self._steady >= STEADY_CALLS and len(call.payload) <= AHEAD_BYTES_MAX
+
     def _worth_lining_up(self) -> Instance | None:
         """Return a busy instance in which the call waits for its turn, if that is better than all else.
 
@@ -118,13 +123,16 @@ class Group:
         return best
 
     def _wait(self, call: Call) -> None:
-        wait_ms = min(self._limits.wait_ms_max, call.function.code.timeout_ms)
-        self._waiting[call] = self._loop.call_later(wait_ms / 1000, self._give_up, call, wait_ms)
+        left_s = max(0.0, patience_end(call, self._limits) - self._clock())
+        self._waiting[call] = self._loop.call_later(left_s, self._give_up, call)
         call.cancel = partial(self._cancel, call)
 
-    def _give_up(self, call: Call, waited_ms: int) -> None:
-        if not self._leave(call):
-            return
+    def _give_up(self, call: Call) -> None:
+        if self._leave(call):
+            self._refuse(call)
+
+    def _refuse(self, call: Call) -> None:
+        waited_ms = round((patience_end(call, self._limits) - call.queued_at) * 1000)
         highest = self.function.concurrency.max_instances
         if highest is not None and self.size >= highest:
             told = f"all {highest} instances that the function may have were busy for {waited_ms} ms"
@@ -164,15 +172,22 @@ class Group:
                     self.free.append(instance)
                 return
             instance.run(call)
-        if self._steady >= STEADY_CALLS:
-            while self._waiting and instance.room_ahead(AHEAD_MAX) > 0:
-                call = self.take_waiting()
-                if call is not None:
-                    instance.run(call)
+        while self._waiting and self._may_go_ahead(next(iter(self._waiting))):
+            if instance.room_ahead(AHEAD_MAX) <= 0:
+                return
+            call = self.take_waiting()
+            if call is not None:
+                instance.run(call)
 
     def returned(self, call: Call) -> None:
-        """Take back a call that was sent ahead and did not begin: it is the first in the queue again."""
+        """Take back a call that was sent ahead and did not begin: it is the first in the queue again.
+
+        One whose patience is over is told so.
+        """
         self._steady = 0
+        if self._clock() >= patience_end(call, self._limits):
+            self._refuse(call)
+            return
         self._wait(call)
         self._waiting.move_to_end(call, last=False)
         self._grow(self)

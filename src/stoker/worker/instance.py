@@ -30,10 +30,26 @@ STUCK_MS = 10
 let pass before they look for such a word (2 ms), so that it is never missed."""
 
 
+def patience_end(call: Call, limits: Limits) -> float:
+    """Return until when a call waits for its turn, on the clock of its `queued_at`."""
+    return call.queued_at + min(limits.wait_ms_max, call.function.code.timeout_ms) / 1000
+
+
 class Running:
     """One call in an instance."""
 
-    __slots__ = ("call", "deadline", "init_ms", "mark", "own_log", "own_log_bytes", "said", "started")
+    __slots__ = (
+        "call",
+        "deadline",
+        "init_ms",
+        "log",
+        "mark",
+        "own_log",
+        "own_log_bytes",
+        "revoked",
+        "said",
+        "started",
+    )
 
     def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
         self.call = call
@@ -45,6 +61,10 @@ class Running:
         self.own_log_bytes = 0
         self.mark: bytes | None = None
         """What stands in the output before its own, if it was sent ahead of its turn."""
+        self.revoked = False
+        """Whether it was asked back."""
+        self.log: tuple[bytes, int] | None = None
+        """Its whole output, where that was taken before its end."""
         self.said: Failure | None = None
         """What the function answered, while it is looked up whether a limit was behind it."""
 
@@ -54,7 +74,7 @@ class Instance(asyncio.Protocol):
 
     `on_free(instance)` is called when it can take one more call, `on_ended(instance)` once when it is
     gone; what it had in flight has been ended by then. `on_returned(instance, call)` gives back a call that
-    was sent ahead of its turn and never began.
+    was sent ahead of its turn and never began, or whose patience is over.
     """
 
     def __init__(
@@ -131,6 +151,9 @@ class Instance(asyncio.Protocol):
     def room_ahead(self, most: int) -> int:
         """How many calls may be sent ahead of their turn, behind the one that runs; `most` in all."""
         if self.dead or self._ending or self._worn or self.per_instance > 1 or self._begun is None:
+            return 0
+        begun = self.running.get(self._begun)
+        if begun is None or (self._clock() - begun.started) * 1000 >= STUCK_MS:
             return 0
         return most - len(self._ahead)
 
@@ -240,15 +263,7 @@ class Instance(asyncio.Protocol):
         now = self._clock()
         call = running.call
         self.running.pop(call.id, None)
-        if self.per_instance == 1:
-            if self._begun is None or self._begun == call.id:
-                log, log_bytes = self._output.take()
-                if running.mark is not None:
-                    log, log_bytes = without_mark(log, log_bytes, running.mark)
-            else:  # the next one runs already
-                log, log_bytes = self._output.take_between(running.mark, self._begun)
-        else:
-            log, log_bytes = self._log_of(running)
+        log, log_bytes = running.log or self._log_of(running)
         waited_ms = max(0.0, (running.started - call.queued_at) * 1000)
         init_ms = min(running.init_ms, waited_ms)  # the instance may have been on its way before the call
         run_ms = (now - running.started) * 1000
@@ -293,12 +308,25 @@ class Instance(asyncio.Protocol):
         if not self._ahead or self._begun is None:
             return
         begun = self.running.get(self._begun)
-        if begun is None or (self._clock() - begun.started) * 1000 >= STUCK_MS:
-            for call_id in self._ahead:
-                self._write(wire.encode_frame(wire.REVOKE, call_id, b""))
+        now = self._clock()
+        if begun is None or (now - begun.started) * 1000 >= STUCK_MS:
+            for call_id, running in list(self._ahead.items()):
+                self._ask_back(call_id, running)
+                if now >= patience_end(running.call, self._limits) and not running.call.has_ended:
+                    # The word was said long ago, so that it does not begin: but nobody is there to confirm.
+                    running.call.cancel = None
+                    self._on_returned(self, running.call)
         self._ahead_timer = self._loop.call_later(STUCK_MS / 1000, self._look_ahead)
 
+    def _ask_back(self, call_id: bytes, running: Running) -> None:
+        if not running.revoked:  # once: it lies in the wire until the instance reads
+            running.revoked = True
+            self._write_soon(wire.encode_frame(wire.REVOKE, call_id, b""))
+
     def _revoked(self, call_id: bytes) -> None:
+        known = self.running.get(call_id)
+        if known is None or not known.revoked or known.said is not None:
+            return  # nobody asked for it
         if call_id == self._begun:  # the word came between the answer before it and its own beginning
             running = self.running.get(call_id)
             self._next_begins()
@@ -327,6 +355,8 @@ class Instance(asyncio.Protocol):
             self._end(running, None, failure)
             return
         running.said = failure
+        if self.per_instance == 1:
+            running.log = self._log_of(running)  # before the next call's output comes to it
         look = self._loop.create_task(self._look(running, failure), name=f"limits of {self.sandbox.id}")
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
@@ -353,6 +383,11 @@ class Instance(asyncio.Protocol):
             running.own_log += text[: max(0, self._limits.log_bytes_max - len(running.own_log))]
 
     def _log_of(self, running: Running) -> tuple[bytes, int]:
+        if self.per_instance == 1:
+            if self._begun is not None and self._begun != running.call.id:  # the next one runs already
+                return self._output.take_between(running.mark, self._begun)
+            log, log_bytes = self._output.take()
+            return without_mark(log, log_bytes, running.mark)
         log = bytes(running.own_log or b"")
         if not self.running:  # what no frame claimed (a child process, native code) goes to the last one
             rest, rest_bytes = self._output.take()
@@ -397,7 +432,7 @@ class Instance(asyncio.Protocol):
                 return
             cancelled = Failure("invocation.cancelled", "the caller left before the end")
             if call_id in self._ahead:  # nothing of it has run, and nothing will if the word comes in time
-                self._write_soon(wire.encode_frame(wire.REVOKE, call_id, b""))
+                self._ask_back(call_id, running)
                 waited_ms = max(0.0, (self._clock() - running.call.queued_at) * 1000)
                 running.call.end(Outcome(None, cancelled, b"", 0, Timings(waited_ms, 0.0, 0.0)))
                 return
