@@ -66,7 +66,11 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     retired = fold.retired["default", "tools", "230114167"]
     assert (retired.created_name, retired.version, retired.revision) == ("base64-encode", 4, 8)
     (token,) = fold.tokens.values()
-    assert (token.token_id, token.scopes, token.digest) == ("administrator", {"*"}, bytes.fromhex("cd" * 32))
+    assert (token.token_id, token.scopes, token.digest) == (
+        "administrator",
+        frozenset({"*"}),
+        bytes.fromhex("cd" * 32),
+    )
     (stored,) = fold.objects.values()
     assert (stored.digest, stored.size_bytes) == ("ef" * 32, 1234)
 

@@ -15,7 +15,8 @@ from stoker.model.errors import FunctionBusy, NoCapacity
 from stoker.model.function import Function
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
-from stoker.worker.instance import Instance, patience_end
+from stoker.worker.instance import Instance
+from stoker.worker.running import patience_end
 
 FIRST_MS = 50.0
 """A first call that has run for so long tells that its function is not a quick one."""

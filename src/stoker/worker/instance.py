@@ -22,51 +22,13 @@ from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox
 from stoker.worker.death import failure_of, lost, too_many_processes
 from stoker.worker.output import Output, without_mark
+from stoker.worker.running import Running, patience_end
 
 LEAVING_MS_MAX = 500
 """How long a sandbox whose wire has closed may take to end by itself, which tells why it ended."""
 STUCK_MS = 10
 """A call that was sent ahead is asked back once the one before it has run for so long. More than the shims
 let pass before they look for such a word (2 ms), so that it is never missed."""
-
-
-def patience_end(call: Call, limits: Limits) -> float:
-    """Return until when a call waits for its turn, on the clock of its `queued_at`."""
-    return call.queued_at + min(limits.wait_ms_max, call.function.code.timeout_ms) / 1000
-
-
-class Running:
-    """One call in an instance."""
-
-    __slots__ = (
-        "call",
-        "deadline",
-        "init_ms",
-        "log",
-        "mark",
-        "own_log",
-        "own_log_bytes",
-        "revoked",
-        "said",
-        "started",
-    )
-
-    def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
-        self.call = call
-        self.started = started
-        self.deadline = deadline
-        self.init_ms = init_ms
-        self.own_log: bytearray | None = None
-        """What frames said it printed; used where several calls share the output."""
-        self.own_log_bytes = 0
-        self.mark: bytes | None = None
-        """What stands in the output before its own, if it was sent ahead of its turn."""
-        self.revoked = False
-        """Whether it was asked back."""
-        self.log: tuple[bytes, int] | None = None
-        """Its whole output, where that was taken before its end."""
-        self.said: Failure | None = None
-        """What the function answered, while it is looked up whether a limit was behind it."""
 
 
 class Instance(asyncio.Protocol):

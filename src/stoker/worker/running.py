@@ -1,0 +1,49 @@
+"""A call inside an instance: since when, until when, and what has been heard of it.
+
+Does not know the instance.
+"""
+
+from __future__ import annotations
+
+from stoker.model.call import Call
+from stoker.model.limits import Limits
+from stoker.model.outcome import Failure
+
+
+def patience_end(call: Call, limits: Limits) -> float:
+    """Return until when a call waits for its turn, on the clock of its `queued_at`."""
+    return call.queued_at + min(limits.wait_ms_max, call.function.code.timeout_ms) / 1000
+
+
+class Running:
+    """One call in an instance."""
+
+    __slots__ = (
+        "call",
+        "deadline",
+        "init_ms",
+        "log",
+        "mark",
+        "own_log",
+        "own_log_bytes",
+        "revoked",
+        "said",
+        "started",
+    )
+
+    def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
+        self.call = call
+        self.started = started
+        self.deadline = deadline
+        self.init_ms = init_ms
+        self.own_log: bytearray | None = None
+        """What frames said it printed; used where several calls share the output."""
+        self.own_log_bytes = 0
+        self.mark: bytes | None = None
+        """What stands in the output before its own, if it was sent ahead of its turn."""
+        self.revoked = False
+        """Whether it was asked back."""
+        self.log: tuple[bytes, int] | None = None
+        """Its whole output, where that was taken before its end."""
+        self.said: Failure | None = None
+        """What the function answered, while it is looked up whether a limit was behind it."""
