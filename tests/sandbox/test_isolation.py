@@ -54,7 +54,7 @@ answer.append(os.uname().nodename)
 """)
 
     text = "\n".join(seen)
-    for secret in (str(site.data), "/work", "/home", "/root", "stoker-", site.data.name):
+    for secret in (str(site.data), "/home", "/root", "stoker-", site.data.name):
         assert secret not in text
     assert seen[-1] == "fn"
 

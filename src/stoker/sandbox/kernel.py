@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not offer: unshare, mount, umount2, two of prctl, and a look behind a pidfd.
+"""System calls that Python 3.11 does not offer: unshare, mount, umount2, two of prctl, a look behind a pidfd.
 
 Owns their constants and turns a refusal into OSError. Knows nothing of sandboxes. Imported by the
 supervisor, so it needs the standard library only.
@@ -76,8 +76,8 @@ def hide_memory() -> None:
 def pid_behind(pidfd: int) -> int | None:
     """Return the pid that a pidfd stands for, in this process's own PID namespace; None if it has ended."""
     try:
-        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
-            pid = next((int(line[4:]) for line in lines if line.startswith("Pid:")), -1)
+        with open(f"/proc/self/fdinfo/{pidfd}", "rb") as lines:
+            pid = next((int(line[4:]) for line in lines if line.startswith(b"Pid:")), -1)
     except OSError:
         return None  # before Linux 5.14 a process that hides its memory may not read its own
     return pid if pid > 0 else None

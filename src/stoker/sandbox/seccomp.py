@@ -8,7 +8,8 @@ runtime compiles it.
 Deliberately absent: mount and its new family, unshare, setns, chroot (namespaces); ptrace, process_vm_*,
 pidfd_getfd, kcmp (other processes); bpf, perf_event_open, userfaultfd, io_uring, io_setup, keyctl,
 vmsplice, modify_ldt, personality (the kernel's own history of holes); clock_settime, reboot, swapon,
-init_module, kexec, sync (the machine); name_to_handle_at, open_by_handle_at, quotactl, fanotify (file systems).
+init_module, kexec, sync (the machine); name_to_handle_at, open_by_handle_at, quotactl, fanotify (file
+systems).
 """
 
 from __future__ import annotations
@@ -73,7 +74,14 @@ _SOCKET_KINDS = (
 """Family and protocol: local sockets, TCP and UDP. No SCTP, MPTCP, raw, NETLINK, VSOCK, PACKET, ALG."""
 
 _MSG_OOB = 0x1
-_TRANSFERS = (("recvfrom", 3), ("recvmmsg", 3), ("recvmsg", 2), ("sendmmsg", 3), ("sendmsg", 2), ("sendto", 3))
+_TRANSFERS = (
+    ("recvfrom", 3),
+    ("recvmmsg", 3),
+    ("recvmsg", 2),
+    ("sendmmsg", 3),
+    ("sendmsg", 2),
+    ("sendto", 3),
+)
 """Where the flags stand. Out-of-band bytes are refused: on a local socket, which the wire is, they have a
 history of holes of their own (CVE-2025-38236)."""
 

@@ -249,7 +249,12 @@ class SupervisedEngine:
             if not packet:
                 self._broken("the supervisor ended")
                 return
-            self._take(report(packet), handles)
+            try:
+                self._take(report(packet), handles)
+            except BaseException:
+                # An answer that is lost would be waited for without end.
+                self._broken("the supervisor could not be understood")
+                raise
 
     def _take(self, said: Report, handles: list[int]) -> None:
         if isinstance(said, Booted):
