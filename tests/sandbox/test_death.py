@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from dataclasses import replace
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from stoker.model.errors import PlatformError
 from stoker.sandbox.engine import Site
+from stoker.sandbox.protocol import Booted
 from stoker.sandbox.spawn import start_supervisor
 from tests.sandbox.conftest import DAEMON, cgroups_of, guests
 from tests.sandbox.observation import (
@@ -173,3 +176,24 @@ async def test_a_malformed_message_ends_the_supervisor_and_all_it_runs(
 
     await engine.close()
     assert end.signal == 9
+
+
+async def test_a_fault_in_taking_an_answer_ends_the_engine_and_leaves_nobody_waiting(
+    crun: str, site: Site, no_leftovers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await start_supervisor("crun", crun, site, print)
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+
+    def fail(said: Booted, handles: list[int]) -> None:
+        for handle in handles:
+            os.close(handle)
+        raise LookupError
+
+    monkeypatch.setattr(engine, "_booted", fail)
+    with pytest.raises(PlatformError):
+        await engine.boot(site.plans[0], urgent=True)
+    await engine.ended()
+
+    await engine.close()
+    assert len(faults) == 1
