@@ -38,6 +38,12 @@ def too_many_processes(said: Failure, limits: Limits) -> Failure:
     )
 
 
+def result_too_large(size_bytes: int, limits: Limits) -> Failure:
+    """Return the failure of a call whose result is larger than it may be."""
+    told = f"the result is {size_bytes} bytes of JSON; the most is {limits.result_bytes_max}"
+    return Failure("function.result_too_large", told)
+
+
 def lost(text: str) -> Failure:
     """Return the failure of a call whose instance was taken from it."""
     return Failure("platform.lost", text)

@@ -20,8 +20,9 @@ from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox
-from stoker.worker.death import failure_of, lost, too_many_processes
+from stoker.worker.death import failure_of, lost, result_too_large, too_many_processes
 from stoker.worker.output import Output, without_mark
+from stoker.worker.restraint import VAIN_MAX, Rest, rest_s
 from stoker.worker.running import Running, patience_end
 
 LEAVING_MS_MAX = 500
@@ -74,6 +75,9 @@ class Instance(asyncio.Protocol):
         self._on_ended = on_ended
         self._on_returned = on_returned
         self._clock = clock
+        self._rest = Rest(loop)
+        self._vain = 0
+        """Frames that nobody waited for."""
         self._reader = wire.FrameReader(frame_bytes_max=limits.result_bytes_max + wire.FRAME_SLACK_BYTES)
         self._transport: asyncio.Transport | None = None
         self._output = Output(sandbox.output, loop, limits.log_bytes_max)
@@ -167,32 +171,49 @@ class Instance(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses of it
 
     def data_received(self, data: bytes) -> None:
+        began = self._clock()
         try:
             frames = self._reader.feed(data)
         except wire.WireError:
-            self.kill(Failure("function.exited", "the function broke the wire to its instance"))
-            if self._transport is not None:
-                self._transport.abort()  # the stream has no next frame that could be found
+            self._wire_broken()  # the stream has no next frame that could be found
             return
+        lines = 0
         for kind, call_id, body in frames:
             if kind == wire.RESULT or kind == wire.ERROR:
                 running = self.running.get(call_id)
                 if self.per_instance == 1:
                     if call_id != self._begun:
-                        continue  # late, doubled or made up
+                        self._vain += 1  # late, doubled or made up
+                        continue
                     self._next_begins()
                 if running is None or running.said is not None:
-                    continue
-                if kind == wire.RESULT:
-                    self._end(running, body, None)
-                else:
+                    self._vain += 1
+                elif kind == wire.ERROR:
                     self._failed(running, body)
-            elif kind == wire.LOG:
+                elif len(body) > self._limits.result_bytes_max:  # shims see to it, but not only they write
+                    self._end(running, None, result_too_large(len(body), self._limits))
+                else:
+                    self._end(running, body, None)
+            elif kind == wire.LOG and self.per_instance > 1:
                 self._printed(call_id, body)
-            elif kind == wire.REVOKED:
-                self._revoked(call_id)
-            elif kind == wire.HELLO:
-                self._on_hello(self)
+                lines += 1
+            elif kind == wire.REVOKED and self._revoked(call_id):
+                continue
+            else:
+                self._vain += 1
+                if kind == wire.HELLO:
+                    self._on_hello(self)
+        if self._vain > VAIN_MAX + self.calls_served:
+            self._wire_broken()
+        elif lines and self._transport is not None:
+            rest = rest_s(lines, self._clock() - began)
+            if rest:
+                self._rest.begin(self._transport, rest)
+
+    def _wire_broken(self) -> None:
+        self.kill(Failure("function.exited", "the function broke the wire to its instance"))
+        if self._transport is not None:
+            self._transport.abort()
 
     def eof_received(self) -> bool:
         return False
@@ -285,10 +306,11 @@ class Instance(asyncio.Protocol):
             running.revoked = True
             self._write_soon(wire.encode_frame(wire.REVOKE, call_id, b""))
 
-    def _revoked(self, call_id: bytes) -> None:
+    def _revoked(self, call_id: bytes) -> bool:
+        """Take back a call that did not begin; False if nobody asked for it."""
         known = self.running.get(call_id)
         if known is None or not known.revoked or known.said is not None:
-            return  # nobody asked for it
+            return False
         if call_id == self._begun:  # the word came between the answer before it and its own beginning
             running = self.running.get(call_id)
             self._next_begins()
@@ -298,6 +320,7 @@ class Instance(asyncio.Protocol):
             self._give_back(running)
             if self._begun is None:
                 self._on_free(self)
+        return True
 
     def _give_back(self, running: Running) -> None:
         del self.running[running.call.id]
@@ -437,6 +460,7 @@ class Instance(asyncio.Protocol):
             if self.function is None:
                 self._printed_at_boot = self._output.take()[0][-500:].decode(errors="replace").strip()
             self._output.close()
+            self._rest.close()
             self._gone.set()
             self._on_ended(self)
 
