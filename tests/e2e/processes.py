@@ -15,6 +15,11 @@ GUARD_S_MAX = 20.0
 GONE_S_MAX = 1.0
 """The operating contract: after kill -9 everything is gone within a second."""
 
+_CGROUP = Path("/sys/fs/cgroup")
+_GROUPS = ("stoker-", "*/stoker-")
+"""Where a server's groups begin in the one hierarchy of version 2 and in each of version 1."""
+_MEMORY_LIMITS = ("stoker-*/*/memory.max", "memory/stoker-*/*/memory.limit_in_bytes")
+
 
 def wait_until(happened: Callable[[], bool]) -> None:
     """Return once `happened` is true; the test fails if it never is."""
@@ -60,10 +65,22 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def groups_with_memory_limit(memory_bytes: int) -> list[Path]:
+    """Return the cgroups of living sandboxes with exactly this memory limit."""
+    found = []
+    for file in (file for pattern in _MEMORY_LIMITS for file in _CGROUP.glob(pattern)):
+        try:
+            if int(file.read_text()) == memory_bytes:
+                found.append(file.parent)
+        except (OSError, ValueError):
+            continue  # it ended while we looked
+    return found
+
+
 def leftovers(data: Path) -> list[str]:
     """Return what a server of this data directory has left: cgroups, mounts, files in /run and /tmp."""
     owner = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:12]
-    cgroups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/stoker-{owner}*")]
+    cgroups = [str(path) for pattern in _GROUPS for path in _CGROUP.glob(f"{pattern}{owner}*")]
     mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if owner in line]
     files = [str(p) for folder in ("/run", "/tmp") for p in Path(folder).glob(f"*{owner}*")]
     return cgroups + mounts + files

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Client
+from tests.e2e.processes import groups_with_memory_limit
 
 BOTH = pytest.mark.parametrize("runtime", ["nodejs", "python"])
 
@@ -256,13 +257,12 @@ def _init_with_memory_limit(memory_bytes: int) -> int:
     """Return the host's pid of the one sandbox's init with that memory limit, once it is there."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        for group in Path("/sys/fs/cgroup/memory").glob("stoker-*/*/memory.limit_in_bytes"):
+        for group in groups_with_memory_limit(memory_bytes):
             try:
-                if int(group.read_text()) == memory_bytes:
-                    pids = [int(line) for line in (group.parent / "cgroup.procs").read_text().split()]
-                    inits = [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "sh"]
-                    if inits:
-                        return min(inits)
-            except (OSError, ValueError):
-                continue
+                pids = [int(line) for line in (group / "cgroup.procs").read_text().split()]
+                inits = [p for p in pids if Path(f"/proc/{p}/comm").read_text().strip() == "sh"]
+            except OSError:
+                continue  # it ended while we looked
+            if inits:
+                return min(inits)
     pytest.fail("no sandbox with that limit appeared")

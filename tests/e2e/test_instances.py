@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.callers import at_once, results
 from tests.e2e.conftest import Client, ServerProcess
-from tests.e2e.processes import wait_until
+from tests.e2e.processes import groups_with_memory_limit, wait_until
 
 BOTH = pytest.mark.parametrize("runtime", ["nodejs", "python"])
 WHO = {
@@ -124,31 +123,20 @@ def test_a_change_of_size_ends_the_old_instances_and_the_next_call_meets_a_new_o
 def test_min_instances_are_there_before_the_first_call(client: Client) -> None:
     name = client.function("ready", WHO["nodejs"], concurrency={"min_instances": 2}, size="131MB")
 
-    wait_until(lambda: len(_groups_with_limit(131 * 1024 * 1024)) == 2)
+    wait_until(lambda: len(groups_with_memory_limit(131 * 1024 * 1024)) == 2)
 
     seen = results(at_once(2, lambda _: client.invoke(name, {"ms": 100})))
     assert len({one["me"] for one in seen}) == 2
 
 
-def _groups_with_limit(memory_bytes: int) -> list[Path]:
-    found = []
-    for file in Path("/sys/fs/cgroup/memory").glob("stoker-*/*/memory.limit_in_bytes"):
-        try:
-            if int(file.read_text()) == memory_bytes:
-                found.append(file.parent)
-        except (OSError, ValueError):
-            continue  # it ended while we looked
-    return found
-
-
 def test_a_deleted_functions_instances_end(client: Client) -> None:
     name = client.function("deleted", WHO["nodejs"], size="133MB")
     client.result(name)
-    assert len(_groups_with_limit(133 * 1024 * 1024)) == 1
+    assert len(groups_with_memory_limit(133 * 1024 * 1024)) == 1
 
     client.http.delete(f"/compute/functions/{client.collection}/{name}")
 
-    wait_until(lambda: not _groups_with_limit(133 * 1024 * 1024))
+    wait_until(lambda: not groups_with_memory_limit(133 * 1024 * 1024))
 
 
 @BOTH

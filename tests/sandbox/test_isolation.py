@@ -68,6 +68,7 @@ answer.append(os.uname().nodename)
         "/proc/sysrq-trigger",
         "/sys/kernel/x",
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory.max",
         "/etc/passwd",
         "/usr/bin/sh",
         "/code/main.txt",
