@@ -43,8 +43,8 @@ def test_a_machine_without_cgroups_is_refused() -> None:
         cgroups_of([], NAME)
 
 
-@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (1024, 39), (2048, 79), (262_144, 10_000)])
-def test_shares_become_weights_by_the_formula_of_the_oci_runtimes(shares: int, weight: int) -> None:
+@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (1024, 100), (2048, 200), (262_144, 10_000)])
+def test_shares_become_weights_with_a_core_at_what_any_other_group_has(shares: int, weight: int) -> None:
     assert weight_of(shares) == weight
 
 
@@ -76,7 +76,7 @@ def test_version_2_hands_the_controllers_down_and_weighs_the_parent(unified: Pat
 
     assert (unified / "cgroup.subtree_control").read_text().startswith("+memory +pids +cpu")
     assert (unified / NAME / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
-    assert (unified / NAME / "cpu.weight").read_text() == "79"
+    assert (unified / NAME / "cpu.weight").read_text() == "200"
 
 
 def test_version_2_leaves_a_root_alone_that_hands_all_down_already(unified: Path) -> None:
@@ -106,7 +106,7 @@ def test_version_2_writes_every_limit(unified: Path) -> None:
         "memory.max": str(1 << 27),
         "memory.swap.max": "0",
         "memory.oom.group": "1",
-        "cpu.weight": "20",
+        "cpu.weight": "50",
     }
     assert (group / "pids.max").read_text().startswith("71")
 

@@ -1,7 +1,8 @@
 """Control groups of version 2: one directory in the one hierarchy.
 
-Written from the kernel's documentation (Documentation/admin-guide/cgroup-v2.rst) and tested against a
-folder that imitates it; not yet seen on a real machine.
+Verified on Debian 12 (Linux 6.1, systemd 252) as root: from a login shell's scope and from services with and
+without Delegate=. Source: Documentation/admin-guide/cgroup-v2.rst. Knows the files and their order of
+writing; nothing of sandboxes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from stoker.sandbox.cgroups import (
     removed,
     write,
 )
+
+CORE_WEIGHT = 100
+"""The kernel's default."""
 
 
 class CgroupsV2:
@@ -111,6 +115,8 @@ class CgroupsV2:
 
 
 def weight_of(shares: int) -> int:
-    """Return the cpu.weight (1 to 10000) of cpu.shares (2 to 262144), by the OCI runtimes' formula."""
-    shares = min(max(shares, 2), 262_144)
-    return 1 + (shares - 2) * 9999 // 262_142
+    """Return the cpu.weight (1 to 10000) of cpu.shares: a core's 1024 are 100, what every other group has.
+
+    The formula of older OCI runtimes makes 39 of them, so that a neighbour would count for three cores.
+    """
+    return min(max(shares * CORE_WEIGHT // SHARES_PER_CORE, 1), 10_000)

@@ -193,8 +193,7 @@ class Supervisor:
             cell.kill()
 
     def _watch(self, cell: Cell) -> None:
-        if not cell.boot.urgent:
-            self._cgroups.weigh(cell.id, SPARE_SHARES)
+        self._cgroups.weigh(cell.id, SHARES_PER_CORE if cell.boot.urgent else SPARE_SHARES)
         cell.oom_event = self._cgroups.watch(cell.id)
         if cell.oom_event is not None:
             self._loop.watch(cell.oom_event, lambda: self._oom(cell))
