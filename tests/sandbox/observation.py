@@ -56,7 +56,16 @@ def pids() -> list[int]:
 
 def processes_of(site: Site) -> list[int]:
     """Return the living processes of all sandboxes of a site, by the name of their cgroup."""
-    return [pid for pid in pids() if f"/stoker-{owner_of(site.data)}/" in cgroup_of(pid)]
+    name = f"/stoker-{owner_of(site.data)}/"
+    return [pid for pid in pids() if name in cgroup_of(pid) and not _is_zombie(pid)]
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and only waits to be asked how; one keeps its cgroup's name in version 2."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def owner_of_process(pid: int) -> int | None:
