@@ -154,6 +154,7 @@ async def test_a_boot_that_says_nothing_for_long_has_failed_and_its_sandbox_is_k
     async with PoolBench(spares=1) as bench:
         bench.engine.held = asyncio.Event()
         await bench.run(a_function())  # takes the spare: another one boots, and says no hello
+        await passed(0.05)  # a successor boots a little later
         (silent,) = [one for one in bench.engine.living if one.assigned is None]
 
         await passed(21)
@@ -167,6 +168,7 @@ async def test_a_sandbox_that_dies_while_it_boots_is_told_at_once_with_what_it_p
     async with PoolBench(spares=1) as bench:
         bench.engine.held = asyncio.Event()
         await bench.run(a_function())
+        await passed(0.05)  # a successor boots a little later
         (booting,) = [one for one in bench.engine.living if one.assigned is None]
 
         booting.print(b"node: cannot open shim.js\n")
@@ -276,7 +278,7 @@ async def test_a_spare_that_is_given_back_when_its_place_is_filled_is_killed() -
     await settled()
     await yard.boot_one()
     taken = yard.spares.take_now()
-    await settled()
+    await passed(0.05)  # its successor boots a little later
     await yard.boot_one()
 
     assert taken is not None
@@ -291,6 +293,7 @@ async def test_who_waits_makes_a_boot_hurry_that_began_when_nobody_did() -> None
     async with PoolBench(echo, spares=1) as bench:
         bench.engine.held = asyncio.Event()
         await bench.run(a_function(name="a"))
+        await passed(0.05)  # its successor boots a little later
         (booting,) = [one for one in bench.engine.living if one.assigned is None]
         before = booting.urgent
 
@@ -309,6 +312,7 @@ async def test_who_waits_makes_a_boot_hurry_whose_sandbox_is_not_there_yet() -> 
         bench.engine.starting_held = starting = asyncio.Event()
         bench.engine.held = hello = asyncio.Event()
         await bench.run(a_function(name="a"))  # takes the spare: another one is asked for, not urgently
+        await passed(0.05)  # its successor boots a little later
 
         call = bench.submit(a_function(name="b"))
         await settled()
@@ -367,6 +371,7 @@ async def test_a_spare_that_was_taken_is_replaced() -> None:
         before = bench.pool.figures
 
         await bench.run(a_function())
+        await passed(0.05)  # a successor boots a little later
 
         assert before == {"serving": 0, "spare_nodejs": 2}
         assert bench.pool.figures == {"serving": 1, "spare_nodejs": 2}

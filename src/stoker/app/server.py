@@ -6,6 +6,7 @@ Knows every room and no logic of any. `open` may fail at each step; `close` undo
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import ssl
@@ -44,12 +45,13 @@ from stoker.runtimes.launch_plans import ensure
 from stoker.sandbox.choose import open_engine
 from stoker.sandbox.engine import Engine, Site
 from stoker.telemetry.logging import get_logger
-from stoker.worker.code_cache import CodeCache
+from stoker.worker.code_cache import CodeCache, folder_name
 from stoker.worker.pool import Pool, machine_pressure
 
 VERIFIED_AT_START_BYTES = 64 * MIB
 """Contents up to here are read and checked before the server is ready, the rest in the background."""
 CODE_CACHE_BYTES_MAX = 2048 * MIB
+TRIM_S = 60.0
 
 
 class ListenFailed(StokerError):
@@ -132,9 +134,11 @@ class Server:
         catalog.on_change.append(pool.function_changed)
         catalog.on_change.append(self._sweeper(catalog))
         await self._open_edge(fold, catalog, pool, sock, tls)
+        _settle_memory()
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
                 pool.function_changed(entry.function, entry.function)
+        self._own(asyncio.ensure_future(_trim(folders, pool)), name="trim of code folders")
         self._own(asyncio.ensure_future(_sweep_all(catalog, blobs)), name="sweep of contents")
 
     async def _open_backbone(self) -> JetStream:
@@ -284,6 +288,24 @@ class _Unpacker:
 
     async def unpack(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> None:
         await self._folders.folder(assets, fetch)
+
+
+async def _trim(folders: CodeCache, pool: Pool) -> None:
+    """Remove code folders that nothing runs from, once in a while; they are made again when needed."""
+    while True:
+        await asyncio.sleep(TRIM_S)
+        await folders.trim({folder_name(code.assets) for code in pool.code_in_use}, CODE_CACHE_BYTES_MAX)
+
+
+def _settle_memory() -> None:
+    """Have the collector leave alone what is there for good, and look less often at what comes and goes.
+
+    A call makes some dozen objects and no cycles; with the defaults the collector would look through the
+    whole catalog every few thousand calls.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _sweep(catalog: Catalog, candidates: set[tuple[str, str]]) -> None:

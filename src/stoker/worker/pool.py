@@ -14,7 +14,7 @@ from typing import Protocol
 
 from stoker.model.call import Call
 from stoker.model.errors import NoCapacity, PlatformError, StokerError
-from stoker.model.function import Function
+from stoker.model.function import CodeVersion, Function
 from stoker.model.launch import LaunchPlan
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure
@@ -133,6 +133,11 @@ class Pool:
         """Why no function can be run just now, or None."""
         failing = [runtime for runtime, spares in self._spares.items() if spares.failing]
         return f"instances of {', '.join(failing)} fail to boot" if failing else None
+
+    @property
+    def code_in_use(self) -> list[CodeVersion]:
+        """The code of every function that has instances, or calls that wait for one."""
+        return [group.function.code for group in (*self._groups.values(), *self._retired)]
 
     @property
     def figures(self) -> dict[str, int]:
