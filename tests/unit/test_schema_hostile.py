@@ -290,3 +290,30 @@ def test_work_is_counted_with_the_whole_value() -> None:
 
     assert reason(schema, [inner] * 2) is None
     assert reason(schema, [inner] * (WORK_MAX // 500_000)) == TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("schema", "ordinary", "laborious"),
+    [
+        ({"maximum": 1.5}, 1.25, 5e-324),
+        ({"minimum": 1}, 3.5, 1e308),
+        ({"exclusiveMinimum": -0.5}, 7, 2**64 - 1),
+        ({"multipleOf": 0.25}, 1.5, 1e300),
+    ],
+)
+def test_numbers_whose_comparison_takes_long_count_for_more(
+    schema: dict[str, Any], ordinary: float, laborious: float
+) -> None:
+    # They are compared as exact fractions: 6 MiB of 5e-324 against `maximum: 1.5` took ten seconds.
+    count = 150_000
+    document = {"items": schema}
+
+    assert reason(document, [ordinary] * count) is None
+    assert reason(document, [laborious] * 3 * count) == TOO_LARGE
+
+
+def test_a_divisor_of_many_decimals_makes_every_number_count_for_more() -> None:
+    values = [12] * 300_000
+
+    assert reason({"items": {"multipleOf": 0.5}}, values) is None
+    assert reason({"items": {"multipleOf": 1e-300}}, values) == TOO_LARGE
