@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,36 @@ async def test_a_malformed_message_ends_the_supervisor_and_all_it_runs(
 
     await engine.close()
     assert end.signal == 9
+
+
+@pytest.mark.parametrize("room", [0, 1])
+async def test_a_gateway_out_of_descriptors_loses_that_sandbox_and_no_other(
+    crun: str, site: Site, no_leftovers: None, room: int
+) -> None:
+    engine = await start_supervisor("crun", crun, site, print)
+    async with guests(engine, site) as boot:
+        guest = await boot()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest)]  # every gap below it
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+        for handle in taken[len(taken) - room :]:
+            os.close(handle)
+        try:
+            with pytest.raises(PlatformError):
+                await engine.boot(site.plans[0], urgent=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for handle in taken[: len(taken) - room]:
+                os.close(handle)
+
+        assert await guest.run("answer = 42") is not None
+        assert await eventually(
+            lambda: len({Path(f"/proc/{pid}/cgroup").read_text() for pid in processes_of(site)}) == 1
+        )
+        await boot()
+    await engine.close()
 
 
 async def test_a_fault_in_taking_an_answer_ends_the_engine_and_leaves_nobody_waiting(

@@ -44,6 +44,8 @@ from stoker.sandbox.protocol import (
 START_S_MAX = 15.0
 CLOSE_S_MAX = 5.0
 _DESCRIPTORS = 3
+_DESCRIPTORS_LEAST = 2
+"""Without a pidfd, of one that ended before it was told of."""
 
 
 class SupervisedSandbox:
@@ -279,6 +281,9 @@ class SupervisedEngine:
                 future.set_result(said)
 
     def _booted(self, said: Booted, handles: list[int]) -> None:
+        if len(handles) < _DESCRIPTORS_LEAST:
+            self._unreachable(said, handles)
+            return
         wire = socket.socket(fileno=handles[0])
         wire.setblocking(False)
         os.set_blocking(handles[1], False)
@@ -293,6 +298,15 @@ class SupervisedEngine:
             self._discard(sandbox)
         else:
             future.set_result(sandbox)
+
+    def _unreachable(self, said: Booted, handles: list[int]) -> None:
+        """End a sandbox whose descriptors the kernel dropped, as this process has too many open."""
+        for handle in handles:
+            os.close(handle)
+        self.tell(Kill(said.sandbox))
+        future = self._asked.pop(said.tag, None)
+        if future is not None and not future.done():
+            future.set_exception(_Refusal("this process may open no more files"))
 
     def _discard(self, sandbox: SupervisedSandbox) -> None:
         sandbox.kill()
