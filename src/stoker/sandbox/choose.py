@@ -57,7 +57,8 @@ async def open_engine(
         return process
     names = AUTO if isolation == "auto" else (isolation,)
     if user() != 0:
-        # Rootless crun would need a delegated cgroup v2 subtree; nobody has seen its limits hold yet.
+        # Limits hold only in a delegated scope of the user's own systemd (cgroup v2) and with subordinate ids
+        # (newuidmap); the supervisor does not know how to get there.
         raise IsolationUnavailable(
             "Isolating functions needs root: an ordinary user's limits are not known to hold.", hint=_AS_ROOT
         )
