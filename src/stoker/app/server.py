@@ -101,9 +101,13 @@ class Server:
             self._log.warning("no_isolation", hint="functions run as plain processes of this user")
         jetstream = await self._open_backbone()
         log = EventLog(
-            jetstream, guard, stream="CATALOG", subjects=("accounts.*.catalog.>",), replicas=self._replicas
+            jetstream,
+            guard,
+            stream="CATALOG",
+            subjects=("accounts.*.catalog.>",),
+            replicas=jetstream.replicas,
         )
-        blobs = BlobStore(jetstream, guard, spool_dir=settings.data / "spool", replicas=self._replicas)
+        blobs = BlobStore(jetstream, guard, spool_dir=settings.data / "spool", replicas=jetstream.replicas)
         fold = Fold()
         await log.open()
         await blobs.open()
@@ -180,11 +184,6 @@ class Server:
             await http.stop(drain_ms=0)
 
         self._undo.append(stop)
-
-    @property
-    def _replicas(self) -> int:
-        assert self._connection is not None
-        return min(3, self._connection.cluster_size) if self._settings.nats else 1
 
     def _listen(self) -> socket.socket:
         settings = self._settings

@@ -67,8 +67,8 @@ class Catalog:
         self._check_collection_text(account, wanted.collection)
         if (known := self._fold.collection(account, wanted.collection)) is not None:
             self._refuse_taken(account, known.topic, wanted.name)
-        contents = {hashlib.sha256(a.content).hexdigest(): a.content for a in wanted.assets}
         assets = tuple(_asset(item) for item in wanted.assets)
+        contents = {asset.digest: item.content for asset, item in zip(assets, wanted.assets, strict=True)}
 
         async def fetch(digest: str) -> bytes:
             return contents[digest]

@@ -12,12 +12,13 @@ from typing import Any, cast
 import jsonschema_rs
 
 from stoker.catalog.schema_cost import Cost, measure
-from stoker.catalog.schema_graph import GraphBuilder, escape
+from stoker.catalog.schema_graph import GraphBuilder
 from stoker.catalog.schema_pattern import options
 from stoker.catalog.schema_violation import Explainer, Violation, clip
 from stoker.catalog.schema_weight import STRAIN_MAX, strain
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
+from stoker.model.pointer import escape
 
 __all__ = ["Validator", "Violation", "compile_schema"]
 

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
+from stoker.model.pointer import escape
 
 IN_PLACE_ONE = ("not", "if", "then", "else")
 IN_PLACE_LIST = ("allOf", "anyOf", "oneOf")
@@ -83,11 +84,6 @@ class Graph:
     nodes: dict[str, Node]
     dynamic: bool
     """A reference depends on the way that led to it (`$dynamicRef`, `$recursiveRef`)."""
-
-
-def escape(part: str | int) -> str:
-    """Return one part of a JSON Pointer, escaped by RFC 6901."""
-    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def quoted(pointer: str) -> str:

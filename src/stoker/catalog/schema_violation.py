@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import jsonschema_rs
 
-from stoker.catalog.schema_graph import Edge, Graph, Way, escape, quoted
+from stoker.catalog.schema_graph import Edge, Graph, Way, quoted
 from stoker.catalog.schema_pattern import options
+from stoker.model.pointer import escape
 
 REASON_CHARS_MAX = 300
 POINTER_CHARS_MAX = 1000

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from math import log10
 from typing import Any
 
-from stoker.catalog.schema_graph import escape
+from stoker.model.pointer import escape
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 STRAIN_MAX = 14

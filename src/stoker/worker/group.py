@@ -14,18 +14,16 @@ from stoker.model.call import Call
 from stoker.model.errors import FunctionBusy, NoCapacity
 from stoker.model.function import Function
 from stoker.model.limits import Limits
-from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.worker.instance import Instance
-from stoker.worker.running import patience_end
+from stoker.worker.running import cancelled_before_it_began, patience_end
 
 FIRST_MS = 50.0
 """A first call that has run for so long tells that its function is not a quick one."""
 UNUSUAL_MS = 250.0
 """A later one that has run for so long, and for five times as long as usual, says more than those before it.
 Less may be a pause of the machine, and to boot instances would prolong that."""
-
-
 QUICK_MS = 1.0
+"""A call that runs no longer is a quick one."""
 STEADY_CALLS = 64
 """So many quick and silent calls in a row make a function one whose calls may be sent ahead."""
 AHEAD_MAX = 16
@@ -143,9 +141,8 @@ class Group:
 
     def _cancel(self, call: Call) -> None:
         if self._leave(call):
-            waited_ms = max(0.0, (self._clock() - call.queued_at) * 1000)
-            left = Failure("invocation.cancelled", "the caller left while it waited for an instance")
-            call.end(Outcome(None, left, b"", 0, Timings(waited_ms, 0.0, 0.0)))
+            told = "the caller left while it waited for an instance"
+            call.end(cancelled_before_it_began(call, told, self._clock()))
 
     def _leave(self, call: Call) -> bool:
         timer = self._waiting.pop(call, None)
@@ -157,11 +154,9 @@ class Group:
 
     def take_waiting(self) -> Call | None:
         """Return the call that waits longest, out of the queue; None if none does."""
-        if not self._waiting:
-            return None
-        call, timer = self._waiting.popitem(last=False)
-        timer.cancel()
-        call.cancel = None
+        call = next(iter(self._waiting), None)
+        if call is not None:
+            self._leave(call)
         return call
 
     def offer(self, instance: Instance) -> None:

@@ -23,7 +23,7 @@ from stoker.sandbox.engine import Sandbox
 from stoker.worker.death import failure_of, lost, result_too_large, too_many_processes
 from stoker.worker.output import Output, without_mark
 from stoker.worker.restraint import VAIN_MAX, Rest, rest_s
-from stoker.worker.running import Running, patience_end
+from stoker.worker.running import Running, cancelled_before_it_began, patience_end
 
 LEAVING_MS_MAX = 500
 """How long a sandbox whose wire has closed may take to end by itself, which tells why it ended."""
@@ -312,14 +312,12 @@ class Instance(asyncio.Protocol):
         if known is None or not known.revoked or known.said is not None:
             return False
         if call_id == self._begun:  # the word came between the answer before it and its own beginning
-            running = self.running.get(call_id)
             self._next_begins()
-        else:
-            running = self._ahead.pop(call_id, None)
-        if running is not None:
-            self._give_back(running)
-            if self._begun is None:
-                self._on_free(self)
+        elif self._ahead.pop(call_id, None) is None:
+            return True
+        self._give_back(known)
+        if self._begun is None:
+            self._on_free(self)
         return True
 
     def _give_back(self, running: Running) -> None:
@@ -415,15 +413,14 @@ class Instance(asyncio.Protocol):
             running = self.running.get(call_id)
             if running is None:
                 return
-            cancelled = Failure("invocation.cancelled", "the caller left before the end")
+            told = "the caller left before the end"
             if call_id in self._ahead:  # nothing of it has run, and nothing will if the word comes in time
                 self._ask_back(call_id, running)
-                waited_ms = max(0.0, (self._clock() - running.call.queued_at) * 1000)
-                running.call.end(Outcome(None, cancelled, b"", 0, Timings(waited_ms, 0.0, 0.0)))
+                running.call.end(cancelled_before_it_began(running.call, told, self._clock()))
                 return
             if running.said is None:
                 self._give_up()
-            self._end(running, None, running.said or cancelled)
+            self._end(running, None, running.said or Failure("invocation.cancelled", told))
 
         return cancel
 

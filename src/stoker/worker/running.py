@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from stoker.model.call import Call
 from stoker.model.limits import Limits
-from stoker.model.outcome import Failure
+from stoker.model.outcome import Failure, Outcome, Timings
 
 
 def patience_end(call: Call, limits: Limits) -> float:
     """Return until when a call waits for its turn, on the clock of its `queued_at`."""
     return call.queued_at + min(limits.wait_ms_max, call.function.code.timeout_ms) / 1000
+
+
+def cancelled_before_it_began(call: Call, told: str, now: float) -> Outcome:
+    """Return how a call ends whose caller left before anything of it ran."""
+    waited_ms = max(0.0, (now - call.queued_at) * 1000)
+    return Outcome(None, Failure("invocation.cancelled", told), b"", 0, Timings(waited_ms, 0.0, 0.0))
 
 
 class Running:

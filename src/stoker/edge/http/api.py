@@ -19,6 +19,7 @@ import msgspec
 from stoker.catalog.draft import DraftAsset
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import Collection, Function
+from stoker.model.pointer import escape
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -146,15 +147,24 @@ def _invalid(text: str) -> InvalidRequest:
     return InvalidRequest(text[:1].lower() + text[1:], field=pointer)
 
 
+def asks_for_strict(text: str | None) -> bool:
+    """Tell whether the value of `?strict=` asks for it."""
+    return (text or "").lower() in ("true", "1")
+
+
+def unknown_key(key: str, pointer: str) -> InvalidRequest:
+    """Return the refusal of a key that a strict request must not have at `pointer`."""
+    return InvalidRequest(f"{key[:80]!r} is not known here", field=f"{pointer}/{escape(key[:80])}")
+
+
 def _refuse_unknown(value: object, kind: object, pointer: str) -> None:
     for struct in (kind, *get_args(kind)):
         if isinstance(struct, type) and issubclass(struct, msgspec.Struct) and isinstance(value, dict):
             hints = get_type_hints(struct)
             for key, inner in value.items():
-                place = f"{pointer}/{key[:80].replace('~', '~0').replace('/', '~1')}"
                 if key not in hints:
-                    raise InvalidRequest(f"{key[:80]!r} is not known here", field=place)
-                _refuse_unknown(inner, hints[key], place)
+                    raise unknown_key(key, pointer)
+                _refuse_unknown(inner, hints[key], f"{pointer}/{escape(key)}")
             return
     if isinstance(value, list):
         kinds = (kind, *get_args(kind))

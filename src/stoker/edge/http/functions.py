@@ -214,7 +214,7 @@ class FunctionRoutes:
 
 
 def _is_strict(request: Request) -> bool:
-    return request.query_params.get("strict", "").lower() in ("true", "1")
+    return api.asks_for_strict(request.query_params.get("strict"))
 
 
 def _if_match(request: Request) -> frozenset[int] | None:

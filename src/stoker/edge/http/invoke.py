@@ -12,6 +12,7 @@ import orjson
 
 from stoker.catalog.fold import Fold
 from stoker.edge.http.access import Access, require
+from stoker.edge.http.api import asks_for_strict, unknown_key
 from stoker.edge.http.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
 from stoker.invocation.invoker import Invoker
@@ -77,15 +78,14 @@ def check_query(query: bytes, body: bytes | bytearray) -> None:
     asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     if "version" in asked:
         raise InvalidRequest("?version is not offered by this version", hint="leave it out")
-    if asked.get("strict", "").lower() in ("true", "1"):
+    if asks_for_strict(asked.get("strict")):
         try:
             keys = _decode_any(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # within a key that else is ignored
             raise InvalidRequest(f"the body is not JSON: {error}") from None
         for key in keys:
             if key not in Envelope.__struct_fields__:
-                place = key[:80].replace("~", "~0").replace("/", "~1")
-                raise InvalidRequest(f"{key[:80]!r} is not known here", field=f"/{place}")
+                raise unknown_key(key, "")
 
 
 class InvokeRoute:
