@@ -56,3 +56,15 @@ class Limits:
     idle_connection_ms_max: int = 75_000
     drain_ms_max: int = 30_000
     """How long accepted work may go on after SIGTERM."""
+    record_bytes_max: int = 5 * GIB
+    """What the records of an account take in all; past it the oldest go first."""
+    unstored_bytes_max: int = 64 * MIB
+    """Records of ended calls that wait to be stored, while the store is away; past it the oldest are lost."""
+    dead_letter_ms_max: int = 7 * 24 * 3600 * 1000
+    """How long a dead letter is kept, whatever its function's `ttl`."""
+    idempotency_ms_max: int = 24 * 3600 * 1000
+    """How long an Idempotency-Key is known."""
+    record_wait_ms_max: int = 60_000
+    """How long `?wait=` may wait for the end of an invocation."""
+    followers_max: int = 64
+    """Live tails of logs at once."""
