@@ -72,6 +72,21 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.status not in (QUEUED, RUNNING)
 
 
+class Work(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What it takes to run a stored invocation, until it has ended."""
+
+    topic: str
+    service: str
+    payload: str | None = None
+    """JSON text; None if it is stored apart."""
+    pinned: int | None = None
+    """The version it asked for by `?version=`."""
+    due_ms: int = 0
+    """When the next attempt may begin."""
+    key: str | None = None
+    """The hash of its Idempotency-Key, if it has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """What a function's `monitor_config` says of its records."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from stoker.model.errors import PlatformError
-from stoker.model.record import Record
+from stoker.model.record import Record, Work
 
 FORMAT = 1
 SUBJECTS = "accounts.*.invocation.>"
@@ -30,21 +30,6 @@ BODY_PIECE_BYTES = 512 * 1024
 
 class UnreadableRecord(PlatformError):
     """A stored message that this version cannot read."""
-
-
-class Work(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What it takes to run a stored invocation again, until it has ended."""
-
-    topic: str
-    service: str
-    payload: str | None = None
-    """JSON text; None if it is stored apart."""
-    pinned: int | None = None
-    """The version it asked for by `?version=`."""
-    due_ms: int = 0
-    """When the next attempt may begin."""
-    key: str | None = None
-    """The last token of its KeyState's subject."""
 
 
 class CallState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
