@@ -14,9 +14,9 @@ import pytest
 
 from stoker.catalog import events
 from stoker.catalog.tokens import Authenticator, digest_of
+from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
 from stoker.edge.http.app import make_app
-from stoker.edge.http.errors import ErrorAnswers
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.model.call import Call, text_of
 from stoker.model.limits import Limits

@@ -9,8 +9,8 @@ import pytest
 
 from stoker.catalog import events
 from stoker.catalog.tokens import Authenticator, digest_of
+from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
-from stoker.edge.http.errors import ErrorAnswers
 from stoker.edge.http.invoke import InvokeRoute, payload_of
 from stoker.edge.http.request import Exchange, Request
 from stoker.invocation.invoker import Invoker

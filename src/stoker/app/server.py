@@ -30,9 +30,9 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import cpu_millis_of
 from stoker.catalog.fold import Fold
 from stoker.catalog.tokens import Authenticator
+from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
 from stoker.edge.http.app import make_app
-from stoker.edge.http.errors import ErrorAnswers
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.server import HttpServer

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stoker.edge.http.errors import ErrorAnswers
+from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.functions import FunctionRoutes, answer
 from stoker.model.errors import InvalidRequest, MethodNotAllowed, NotFound, StokerError
 

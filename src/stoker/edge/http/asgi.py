@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from stoker.edge.http.errors import ErrorAnswer
+from stoker.edge.errors import ErrorAnswer
 from stoker.edge.http.framing import CHUNK_PREFIX, Framing, frame
 from stoker.edge.http.head import STATUS_PREFIX
 from stoker.edge.http.request import Request

@@ -11,9 +11,9 @@ import msgspec
 import orjson
 
 from stoker.catalog.fold import Fold
+from stoker.edge.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.http.access import Access, require
 from stoker.edge.http.api import asks_for_strict, unknown_key
-from stoker.edge.http.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
 from stoker.invocation.invoker import Invoker
 from stoker.model.call import Call, text_of

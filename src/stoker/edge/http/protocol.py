@@ -14,8 +14,8 @@ import asyncio
 from collections import deque
 from typing import cast
 
+from stoker.edge.errors import RequestTimeout
 from stoker.edge.http.asgi import AsgiExchange, scope_of
-from stoker.edge.http.errors import RequestTimeout
 from stoker.edge.http.head import CONTINUE
 from stoker.edge.http.patience import Patience, Verdict
 from stoker.edge.http.probe import Probe

@@ -15,7 +15,7 @@ from ssl import SSLContext
 
 from starlette.types import ASGIApp
 
-from stoker.edge.http.errors import ErrorAnswers, Log
+from stoker.edge.errors import ErrorAnswers, Log
 from stoker.edge.http.protocol import Connection
 from stoker.edge.http.request import Admit, LeanHandler, admit_all
 from stoker.edge.http.service import Member, Service

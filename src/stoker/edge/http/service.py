@@ -11,7 +11,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
-from stoker.edge.http.errors import ErrorAnswers
+from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.head import ResponseHeads
 from stoker.edge.http.request import Admit, LeanHandler
 from stoker.model.limits import Limits

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from stoker.edge.http.errors import ErrorAnswer
+from stoker.edge.errors import ErrorAnswer
 
 if TYPE_CHECKING:
     from stoker.edge.http.request import Exchange, Request

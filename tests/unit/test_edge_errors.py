@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stoker.edge.http.errors import STATUS_OF_CODE, ErrorAnswers, failure_body, status_of
+from stoker.edge.errors import STATUS_OF_CODE, ErrorAnswers, failure_body, status_of
 from stoker.model import errors as model
 from stoker.model.outcome import END_REASON_OF_CODE, Failure
 
