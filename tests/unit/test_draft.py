@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.catalog.draft import check_draft, cpu_millis_of, memory_bytes_of
+from stoker.catalog.draft import DraftAsset, check_draft, cpu_millis_of, memory_bytes_of
 from stoker.model.errors import InvalidRequest, TooLarge
-from stoker.model.limits import MIB, Limits
+from stoker.model.limits import DAY_MS, MIB, Limits
 from stoker.testing.catalog import a_draft
 
 LIMITS = Limits()
+TOO_MUCH = LIMITS.settings_bytes_max - len('{"more":""}') + 1
+"""Characters that make an object with one key `more` a byte larger than it may be."""
 
 
 def egress(*rules: Any) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def egress(*rules: Any) -> dict[str, Any]:
         ({"name": "a\x7f"}, "/name"),
         ({"name": "a\x85"}, "/name"),
         ({"name": "a\ud800"}, "/name"),
+        ({"description": "x" * 4_097}, "/description"),
+        ({"assets": (DraftAsset("a", "x" * 129, b""),)}, "/compute_asset/assets/0/asset_type"),
         ({"runtime": "ruby"}, "/compute_asset/runtime"),
         ({"runtime": ""}, "/compute_asset/runtime"),
         ({"handler": ""}, "/compute_asset/handler"),
@@ -56,9 +60,11 @@ def egress(*rules: Any) -> dict[str, Any]:
         ({"env_vars": ("A B=1",)}, "/compute_asset/env_vars/0"),
         ({"env_vars": ("A=\x00",)}, "/compute_asset/env_vars/0"),
         ({"env_vars": (f"{'A' * 129}=1",)}, "/compute_asset/env_vars/0"),
-        ({"env_vars": (f"A={'x' * 65_536}",)}, "/compute_asset/env_vars"),
+        ({"env_vars": (f"A={'x' * 65_533}", "B=")}, "/compute_asset/env_vars"),
         ({"secrets": ("GOOD", "not good")}, "/compute_asset/secrets/1"),
         ({"secrets": ("",)}, "/compute_asset/secrets/0"),
+        ({"secrets": tuple(f"S{n}" for n in range(101))}, "/compute_asset/secrets"),
+        ({"network": {"more": "x" * TOO_MUCH}}, "/compute_asset/network"),
         ({"network": {"egress": "*:443"}}, "/compute_asset/network/egress"),
         (egress("*:443", "example.com"), "/compute_asset/network/egress/1"),
         (egress("example.com:0"), "/compute_asset/network/egress/0"),
@@ -75,10 +81,12 @@ def egress(*rules: Any) -> dict[str, Any]:
         (egress(443), "/compute_asset/network/egress/0"),
         (egress("example.com:443\n"), "/compute_asset/network/egress/0"),
         ({"monitor_config": {"ttl": -1}}, "/monitor_config/ttl"),
-        ({"monitor_config": {"ttl": 365 * 24 * 3600 * 1000 + 1}}, "/monitor_config/ttl"),
+        ({"monitor_config": {"ttl": 365 * DAY_MS + 1}}, "/monitor_config/ttl"),
         ({"monitor_config": {"ttl": 1.5}}, "/monitor_config/ttl"),
         ({"monitor_config": {"ttl": True}}, "/monitor_config/ttl"),
         ({"monitor_config": {"store_payload": "yes"}}, "/monitor_config/store_payload"),
+        ({"monitor_config": {"more": "x" * TOO_MUCH}}, "/monitor_config"),
+        ({"schema": {"input": {}, "more": "x" * TOO_MUCH}}, "/schema"),
         ({"size": "tiny"}, "/size"),
         ({"size": ""}, "/size"),
         ({"size": "127MB"}, "/size"),
@@ -90,11 +98,18 @@ def egress(*rules: Any) -> dict[str, Any]:
         ({"size": "1  gb"}, "/size"),
         ({"size": "-512MB"}, "/size"),
         ({"size": "\u0665\u0661\u0662MB"}, "/size"),
+        ({"retry": {"more": "x" * TOO_MUCH}}, "/retry"),
         ({"retry": {"attempts": 0}}, "/retry/attempts"),
+        ({"retry": {"attempts": 101}}, "/retry/attempts"),
         ({"retry": {"backoff_ms": 0}}, "/retry/backoff_ms"),
+        ({"retry": {"backoff_ms": DAY_MS + 1}}, "/retry/backoff_ms"),
+        ({"retry": {"max_age_ms": 14 * DAY_MS + 1}}, "/retry/max_age_ms"),
         ({"retry": {"max_age_ms": 999}}, "/retry/max_age_ms"),
         ({"retry": {"max_age_ms": "6h"}}, "/retry/max_age_ms"),
+        ({"concurrency": {"more": "x" * TOO_MUCH}}, "/concurrency"),
         ({"concurrency": {"per_instance": 0}}, "/concurrency/per_instance"),
+        ({"concurrency": {"per_instance": 1001}}, "/concurrency/per_instance"),
+        ({"concurrency": {"max_instances": 100_001}}, "/concurrency/max_instances"),
         ({"concurrency": {"max_instances": 0}}, "/concurrency/max_instances"),
         ({"concurrency": {"min_instances": -1}}, "/concurrency/min_instances"),
         ({"concurrency": {"min_instances": 257}}, "/concurrency/min_instances"),
@@ -112,7 +127,10 @@ def test_what_breaks_the_contract_is_refused_with_its_field(changes: dict[str, A
     "changes",
     [
         {},
+        {"name": "x"},
         {"name": "x" * 128},
+        {"description": "ü" * 4_096},
+        {"assets": (DraftAsset("a", "x" * 128, b""),)},
         {"name": "ü 日本 %&?."},
         {"runtime": "python", "handler": "main.handler"},
         {"handler": "/src/app.handler"},
@@ -122,18 +140,30 @@ def test_what_breaks_the_contract_is_refused_with_its_field(changes: dict[str, A
         {"timeout": 900_000},
         {"env_vars": ()},
         {"env_vars": ("A=", "_b9==x=y", "A=ü\n")},
+        {"env_vars": (f"{'A' * 128}=1",)},
+        {"env_vars": (f"A={'x' * 65_532}", "B=")},
         {"secrets": ("API_KEY",)},
+        {"secrets": tuple(f"S{n}" for n in range(100))},
         egress(),
         egress("*:443", "*.example.org:443", "api.example.com:65535", "localhost:1", "example.com.:80"),
         egress("[2001:db8::1]:443", "[::ffff:1.2.3.4]:80", "1.2.3.4:80", "under_score.example:80"),
         {"network": {}},
+        {"network": {"more": "x" * (TOO_MUCH - 1)}},
         {"network": {"egress": None}},
         {"monitor_config": {"ttl": 0, "store_payload": True}},
+        {"monitor_config": {"ttl": 365 * DAY_MS}},
+        {"monitor_config": {"more": "x" * (TOO_MUCH - 1)}},
         {"monitor_config": {"ttl": None, "store_payload": None}},
         {"retry": {"attempts": 1, "backoff_ms": 1, "max_age_ms": 1000}},
+        {"retry": {"attempts": 100, "backoff_ms": DAY_MS, "max_age_ms": 14 * DAY_MS}},
         {"retry": {}},
+        {"retry": {"more": "x" * (TOO_MUCH - 1)}},
         {"concurrency": {"per_instance": 1000, "max_instances": 2, "min_instances": 2}},
+        {"concurrency": {"per_instance": 1, "max_instances": 100_000, "min_instances": 256}},
+        {"concurrency": {"max_instances": 1, "min_instances": 0}},
         {"concurrency": {"per_instance": None}},
+        {"concurrency": {"more": "x" * (TOO_MUCH - 1)}},
+        {"schema": {"input": {}, "more": "x" * (TOO_MUCH - 1)}},
     ],
 )
 def test_what_the_contract_allows_is_taken(changes: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stoker.app.settings import NAMES, Settings, WrongSetting, read_settings
+from stoker.model.limits import DAY_MS, KIB, MIB, Limits, bounds_of, fault_of, unit_of
 
 
 def read(
@@ -102,6 +105,94 @@ def test_limits_are_set_by_their_names(tmp_path: Path) -> None:
     assert (limits.wait_ms_max, limits.result_bytes_max, limits.instances_max) == (100, 1000, 256)
 
 
+NAMES_OF_LIMITS = [one.name for one in fields(Limits)]
+
+
+def limits_file(tmp_path: Path, **limits: int) -> dict[str, Any]:
+    lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
+    return {"config": str(write(tmp_path / "s.toml", f"[limits]\n{lines}"))}
+
+
+@pytest.mark.parametrize("name", NAMES_OF_LIMITS)
+def test_no_limit_is_below_its_least_or_above_its_most(tmp_path: Path, name: str) -> None:
+    least, most = bounds_of(name)
+
+    for wrong in (-1, 0, least - 1, most + 1, 10**30):
+        with pytest.raises(WrongSetting, match=rf"limits\.{name} is from {least} to {most}, not {wrong}"):
+            read(tmp_path, limits_file(tmp_path, **{name: wrong}))
+
+
+@pytest.mark.parametrize("name", NAMES_OF_LIMITS)
+def test_a_limit_may_be_its_least_and_its_most_as_far_as_the_others_allow_it(name: str) -> None:
+    for value in bounds_of(name):
+        fault = fault_of(replace(Limits(), **{name: value}))
+
+        assert fault is None or " is from " not in fault
+
+
+@pytest.mark.parametrize(
+    ("limits", "fault"),
+    [
+        ({"timeout_ms_min": 30_000}, None),
+        ({"timeout_ms_min": 30_001}, "timeout_ms_min (30001) is more than timeout_ms_default (30000)"),
+        ({"timeout_ms_max": 30_000}, None),
+        ({"timeout_ms_max": 29_999}, "timeout_ms_default (30000) is more than timeout_ms_max (29999)"),
+        ({"request_bytes_max": 6 * MIB}, None),
+        ({"request_bytes_max": 6 * MIB - 1}, "payload_bytes_max (6291456) is more than request_bytes_max"),
+        ({"request_bytes_max": MIB, "payload_bytes_max": MIB}, None),
+        ({"request_bytes_max": MIB - 1, "payload_bytes_max": 1}, "async_payload_bytes_max (1048576) is more"),
+        ({"ttl_ms_max": 7 * DAY_MS}, None),
+        ({"ttl_ms_max": 7 * DAY_MS - 1}, "ttl_ms_max (604799999) is less than what records are kept for"),
+        ({"record_bytes_max": 12 * MIB + 256 * KIB}, None),
+        ({"record_bytes_max": 12 * MIB + 256 * KIB - 1}, "record_bytes_max (12845055) is less than payload"),
+    ],
+)
+def test_limits_that_make_no_sense_beside_each_other_are_refused_by_name(
+    tmp_path: Path, limits: dict[str, int], fault: str | None
+) -> None:
+    options = limits_file(tmp_path, **limits)
+
+    if fault is None:
+        assert read(tmp_path, options).limits == replace(Limits(), **limits)
+        return
+    with pytest.raises(WrongSetting) as refused:
+        read(tmp_path, options)
+    assert f"limits.{fault}" in refused.value.message
+
+
+def test_the_contracts_sizes_are_the_defaults() -> None:
+    limits = Limits()
+
+    assert (limits.request_bytes_max, limits.code_bytes_max) == (64 * MIB, 256 * MIB)
+    assert (limits.code_files_max, limits.processes_max) == (10_000, 64)
+    assert (limits.payload_bytes_max, limits.async_payload_bytes_max) == (6 * MIB, MIB)
+    assert (limits.result_bytes_max, limits.log_bytes_max) == (6 * MIB, 256 * KIB)
+    assert (limits.timeout_ms_min, limits.timeout_ms_default, limits.timeout_ms_max) == (1, 30_000, 900_000)
+    assert (limits.ttl_ms_max, limits.tmp_bytes_max) == (365 * DAY_MS, 64 * MIB)
+    assert (limits.record_bytes_max, limits.wait_ms_max) == (5 * 1024 * MIB, 5_000)
+    assert (limits.name_chars_max, limits.topic_chars_max) == (128, 64)
+    assert (limits.record_wait_ms_max, limits.idempotency_ms_max) == (60_000, DAY_MS)
+
+
+def test_the_readme_lists_every_limit_with_its_default_unit_and_bounds() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (\w+) \| ([\d,]+) to ([\d,]+) \|", readme, re.MULTILINE)
+
+    listed = {
+        name: (_number(default), unit, _number(least), _number(most))
+        for name, default, unit, least, most in rows
+    }
+
+    assert listed == {
+        one.name: (one.default, unit_of(one.name), *bounds_of(one.name)) for one in fields(Limits)
+    }
+    assert len(rows) == len(listed)
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -165,6 +256,7 @@ def test_a_wrong_value_is_refused_by_the_name_it_was_given_with(
         ("limits = 1", "limits is not known"),
         ("[limits]\nwait_ms = 1", "limits.wait_ms is not known"),
         ("[limits]\nwait_ms_max = -1", "limits.wait_ms_max"),
+        ("[limits]\nwait_ms_max = 0", "limits.wait_ms_max"),
         ("[limits]\nwait_ms_max = 1.5", "limits.wait_ms_max"),
         ("[limits]\nwait_ms_max = true", "limits.wait_ms_max"),
         ('[limits]\nwait_ms_max = "1s"', "limits.wait_ms_max"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.model.errors import Fault, StokerError
-from stoker.model.limits import Limits
+from stoker.model.limits import Limits, fault_of
 
 ISOLATIONS = ("auto", "crun", "runc", "runsc", "process")
 
@@ -129,9 +129,12 @@ def _read_file(path: Path) -> tuple[dict[str, tuple[str, Any]], dict[str, int]]:
             for limit, number in value.items():
                 if limit not in _LIMITS:
                     raise WrongSetting(f"{path}: limits.{limit} is not known")
-                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                if not isinstance(number, int) or isinstance(number, bool):
                     raise WrongSetting(f"{path}: limits.{limit} is a whole number")
                 limits[limit] = number
+            fault = fault_of(Limits(**limits))
+            if fault is not None:
+                raise WrongSetting(f"{path}: limits.{fault}")
         elif name in NAMES and name != "config":
             settings[name] = (f"{path}: {key}", value)
         else:

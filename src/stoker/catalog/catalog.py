@@ -143,14 +143,16 @@ class Catalog:
         contract: Contract | None = None
         if "name" in changes:
             drafts.check_name(changes["name"], "/name", self._limits)
+        drafts.check_description(changes.get("description"), self._limits)
         if "monitor_config" in changes:
             drafts.check_monitor_config(changes["monitor_config"], self._limits)
         if "schema" in changes:
+            drafts.check_schema(changes["schema"], self._limits)
             contract = self._compile(changes["schema"])
         if "size" in changes:
             changes["memory_bytes"] = drafts.memory_bytes_of(changes["size"])
         if "retry" in changes:
-            drafts.check_retry(changes["retry"])
+            drafts.check_retry(changes["retry"], self._limits)
         if "concurrency" in changes:
             drafts.check_concurrency(changes["concurrency"], self._limits)
 
@@ -254,11 +256,13 @@ class Catalog:
         return self._fold.collections[(account, text)]
 
     def _check_collection_text(self, account: str, text: str) -> None:
-        if self._fold.collection(account, text) is None and not is_topic(text):
+        if self._fold.collection(account, text) is not None:
+            return
+        if not is_topic(text) or len(text) > self._limits.topic_chars_max:
             raise InvalidRequest(
                 "no collection has that topic or name, and it cannot be a new one's topic",
                 field="/compute_asset/collection_topic",
-                hint="1 to 64 letters, digits, '-' or '_'",
+                hint=f"1 to {self._limits.topic_chars_max} letters, digits, '-' or '_'",
             )
 
     def _refuse_taken(self, account: str, topic: str, name: str) -> None:

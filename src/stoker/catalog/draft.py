@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import msgspec
+
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import RUNTIMES
 from stoker.model.limits import MIB, Limits
@@ -114,15 +116,36 @@ def _check_integer(settings: dict[str, Any], key: str, low: int, high: int, fiel
         raise InvalidRequest(f"{key} is an integer from {low} to {high}", field=f"{field}/{key}")
 
 
+def check_description(description: str | None, limits: Limits) -> None:
+    """Refuse a description that is too long to be one."""
+    if len(description or "") > limits.description_chars_max:
+        told = f"a description has at most {limits.description_chars_max} characters"
+        raise InvalidRequest(told, field="/description")
+
+
+def _check_bytes(settings: dict[str, Any], limits: Limits, field: str) -> None:
+    """Refuse what is too large: it is stored as it was given, with keys that mean nothing here."""
+    if len(msgspec.json.encode(settings)) > limits.settings_bytes_max:
+        raise InvalidRequest(f"it is at most {limits.settings_bytes_max} bytes of JSON", field=field)
+
+
+def check_schema(schema: dict[str, Any] | None, limits: Limits) -> None:
+    """Refuse a `schema` with too much beside `input` and `output`, which whoever compiles them measures."""
+    rest = {key: value for key, value in (schema or {}).items() if key not in ("input", "output")}
+    _check_bytes(rest, limits, "/schema")
+
+
 def check_monitor_config(settings: dict[str, Any], limits: Limits) -> None:
     """Refuse a `monitor_config` that does not mean anything."""
+    _check_bytes(settings, limits, "/monitor_config")
     _check_integer(settings, "ttl", 0, limits.ttl_ms_max, "/monitor_config")
     if not isinstance(settings.get("store_payload", False), bool | None):
         raise InvalidRequest("store_payload is true or false", field="/monitor_config/store_payload")
 
 
-def check_retry(settings: dict[str, Any] | None) -> None:
+def check_retry(settings: dict[str, Any] | None, limits: Limits) -> None:
     """Refuse a `retry` outside its bounds."""
+    _check_bytes(settings or {}, limits, "/retry")
     for key, low, high in (
         ("attempts", 1, 100),
         ("backoff_ms", 1, 24 * 3600 * 1000),
@@ -134,6 +157,7 @@ def check_retry(settings: dict[str, Any] | None) -> None:
 def check_concurrency(settings: dict[str, Any] | None, limits: Limits) -> None:
     """Refuse a `concurrency` outside its bounds."""
     settings = settings or {}
+    _check_bytes(settings, limits, "/concurrency")
     _check_integer(settings, "per_instance", 1, 1000, "/concurrency")
     _check_integer(settings, "max_instances", 1, 100_000, "/concurrency")
     _check_integer(settings, "min_instances", 0, limits.instances_max, "/concurrency")
@@ -159,7 +183,8 @@ def _is_unicode(text: str) -> bool:
     return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
-def _check_network(network: dict[str, Any]) -> None:
+def _check_network(network: dict[str, Any], limits: Limits) -> None:
+    _check_bytes(network, limits, "/compute_asset/network")
     egress = network.get("egress")
     if egress is None:
         return
@@ -192,6 +217,7 @@ def check_draft(draft: FunctionDraft, limits: Limits) -> None:
     Not checked here: whether the schemas compile, and what is inside the assets.
     """
     check_name(draft.name, "/name", limits)
+    check_description(draft.description, limits)
     if draft.runtime not in RUNTIMES:
         raise InvalidRequest(
             f"{draft.runtime[:40]!r} does not run here",
@@ -204,14 +230,22 @@ def check_draft(draft: FunctionDraft, limits: Limits) -> None:
             f"timeout is from {limits.timeout_ms_min} to {limits.timeout_ms_max} ms",
             field="/compute_asset/timeout",
         )
+    for index, asset in enumerate(draft.assets):
+        if len(asset.kind) > limits.name_chars_max:
+            told = f"a type has at most {limits.name_chars_max} characters"
+            raise InvalidRequest(told, field=f"/compute_asset/assets/{index}/asset_type")
     _check_env_vars(draft.env_vars or (), limits)
+    if len(draft.secrets or ()) > limits.secrets_max:
+        told = f"a function has at most {limits.secrets_max} secrets"
+        raise InvalidRequest(told, field="/compute_asset/secrets")
     for index, name in enumerate(draft.secrets or ()):
         if not _ENV_NAME.match(name):
             raise InvalidRequest(
                 "a secret's name is that of an environment variable", field=f"/compute_asset/secrets/{index}"
             )
-    _check_network(draft.network or {})
+    _check_network(draft.network or {}, limits)
     check_monitor_config(draft.monitor_config or {}, limits)
+    check_schema(draft.schema, limits)
     memory_bytes_of(draft.size)
-    check_retry(draft.retry)
+    check_retry(draft.retry, limits)
     check_concurrency(draft.concurrency, limits)

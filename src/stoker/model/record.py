@@ -11,10 +11,9 @@ from typing import Any
 import msgspec
 
 from stoker.model.call import text_of
+from stoker.model.limits import TTL_MS_DEFAULT
 from stoker.model.outcome import END_REASON_OF_CODE, EndReason
 
-DAY_MS = 24 * 3600 * 1000
-TTL_MS_DEFAULT = 7 * DAY_MS
 TTL_MS_MIN = 1000
 
 QUEUED = "queued"
@@ -85,6 +84,41 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When the next attempt may begin."""
     key: str | None = None
     """The hash of its Idempotency-Key, if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A stored invocation that has not ended, and the sequence of its last message."""
+
+    account: str
+    record: Record
+    work: Work
+    sequence: int
+    payload_pieces: int = 0
+    """How many messages its payload has; 0 if it is in `work`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an Idempotency-Key claims for the invocation it comes with."""
+
+    body_digest: str
+    """SHA-256 of the whole request, in hexadecimal."""
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHolder:
+    """The invocation that has an Idempotency-Key, and what it answered."""
+
+    invocation_id: str
+    invocation_type: str
+    body_digest: str
+    ended: bool
+    """Always False of an Async one, whose answer is its id."""
+    result: str | None = None
+    code: str | None = None
+    error: RecordError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 
 from stoker.model.call import Call, text_of
 from stoker.model.errors import NotFound
-from stoker.model.limits import MIB
+from stoker.model.limits import MIB, TTL_MS_DEFAULT
 from stoker.model.outcome import Outcome
-
-TTL_MS_DEFAULT = 7 * 24 * 3600 * 1000
-TTL_MS_MIN = 1000
+from stoker.model.record import TTL_MS_MIN
 
 
 def _now_ms() -> int:
