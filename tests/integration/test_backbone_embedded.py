@@ -96,7 +96,7 @@ async def test_a_client_without_the_password_is_turned_away(server: EmbeddedServ
 
 
 async def test_the_password_is_in_a_file_for_us_alone_and_on_no_command_line(server: EmbeddedServer) -> None:
-    password = server.credentials[1].encode()
+    password = server.credentials.password.encode()
 
     assert password not in visible_of(pid_of(server))
     assert password in (server.directory / "server.conf").read_bytes()

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from stoker.backbone.embedded import EmbeddedServer
+from stoker.backbone.server_config import Credentials
 from stoker.model.errors import TooLarge, Unavailable
 
 _log = structlog.get_logger("stoker.backbone.connection")
@@ -30,8 +31,14 @@ ATTEMPT_MS_MAX = 1_000
 """One attempt: a cluster that changes its leader forgets what was in flight, on a connection that stays."""
 RECONNECT_WAIT_MS = 20
 CONNECT_MS_MAX = 2_000
+SERVED_WAITING_MAX = 16_384
+SERVED_BYTES_MAX = 64 * 1024 * 1024
 PENDING_BYTES_MAX = 64 * 1024 * 1024
 """Above all that is ever in flight: at the limit the client awaits a flush that swallows cancellation."""
+
+INBOX_PREFIX = "_INBOX_stoker"
+"""All our inboxes are below it, and nobody else's: trusted clients may listen to `_INBOX.>`."""
+NAME = "stoker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +54,23 @@ class Connection:
     """A client that reconnects for ever. Open it once, close it once.
 
     `servers` are NATS URLS. `server` is the embedded one if it is ours: then it tells why it is away.
+    `name` is for who lists the connections of a server.
     """
 
     def __init__(
         self,
         servers: Sequence[str],
         *,
-        credentials: tuple[str, str] | None = None,
+        credentials: Credentials | None = None,
         server: EmbeddedServer | None = None,
+        name: str = NAME,
         away_ms_max: int = AWAY_MS_MAX,
         attempt_ms_max: int = ATTEMPT_MS_MAX,
     ) -> None:
         self._servers = list(servers)
         self._credentials = credentials
         self.server = server
+        self._name = name
         self._away_ms_max = away_ms_max
         self._attempt_ms_max = attempt_ms_max
         self._client = Client()
@@ -72,11 +82,16 @@ class Connection:
         self._redial: asyncio.Task[None] | None = None
         self._closing = False
         self._on_reconnect: list[Callable[[], None]] = []
+        self._served: list[Callable[[Client], Awaitable[object]]] = []
 
     @classmethod
-    def to_embedded(cls, server: EmbeddedServer, *, away_ms_max: int = AWAY_MS_MAX) -> Connection:
+    def to_embedded(
+        cls, server: EmbeddedServer, *, name: str = NAME, away_ms_max: int = AWAY_MS_MAX
+    ) -> Connection:
         """Return a connection to our own, started server."""
-        return cls([server.url], credentials=server.credentials, server=server, away_ms_max=away_ms_max)
+        return cls(
+            [server.url], credentials=server.credentials, server=server, name=name, away_ms_max=away_ms_max
+        )
 
     async def __aenter__(self) -> Connection:
         await self.open()
@@ -101,6 +116,11 @@ class Connection:
     def cluster_size(self) -> int:
         """How many servers are known, the one connected to among them; at least 1."""
         return max(1, len({server.netloc.rpartition("@")[2] for server in self._client.servers}))
+
+    @property
+    def message_bytes_max(self) -> int:
+        """The largest message, with its headers, that the server takes."""
+        return self._client.max_payload
 
     async def open(self, *, wait_ms: int = 10_000) -> None:
         """Return once connected. Raises Unavailable after `wait_ms`."""
@@ -204,9 +224,30 @@ class Connection:
             pending_bytes_limit=0,
         )
 
-    async def tell(self, subject: str) -> None:
-        """Send an empty message that nobody answers, as flow control wants it."""
-        await self._client.publish(subject)
+    async def serve(
+        self, subject: str, on_message: Callable[[Msg], Awaitable[None]], *, queue: str = ""
+    ) -> None:
+        """Have every message of `subject` given to `on_message` for the connection's whole life.
+
+        Of all that serve it under the same `queue` one gets a message. What comes in faster than it is
+        taken is dropped past `SERVED_WAITING_MAX`, `SERVED_BYTES_MAX`.
+        """
+
+        def subscribe(client: Client) -> Awaitable[object]:
+            return client.subscribe(
+                subject,
+                queue=queue,
+                cb=on_message,
+                pending_msgs_limit=SERVED_WAITING_MAX,
+                pending_bytes_limit=SERVED_BYTES_MAX,
+            )
+
+        self._served.append(subscribe)  # a client that is replaced is told again
+        await subscribe(self._client)
+
+    async def tell(self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+        """Send a message that nobody answers; lost if the server goes before it has it."""
+        await self._client.publish(subject, data, headers=None if headers is None else dict(headers))
 
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses."""
@@ -214,12 +255,13 @@ class Connection:
 
     async def _dial(self) -> None:
         self._client = Client()
-        user, password = self._credentials or (None, None)
+        own = self._credentials
         await self._client.connect(
             self._servers,
-            name="stoker",
-            user=user,
-            password=password,
+            name=self._name,
+            user=None if own is None else own.user,
+            password=None if own is None else own.password,
+            inbox_prefix=INBOX_PREFIX,
             connect_timeout=CONNECT_MS_MAX / 1000,  # type: ignore[arg-type]
             reconnect_time_wait=RECONNECT_WAIT_MS / 1000,  # type: ignore[arg-type]
             max_reconnect_attempts=-1,
@@ -236,6 +278,8 @@ class Connection:
         await self._client.subscribe(
             self._inbox + "*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0
         )
+        for subscribe in self._served:
+            await subscribe(self._client)
         self._away_since = None
         self._connected.set()
 

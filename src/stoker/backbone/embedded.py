@@ -23,7 +23,7 @@ import structlog
 
 from stoker.backbone.errors import BackboneMissing
 from stoker.backbone.program import find_nats_server, free_port
-from stoker.backbone.server_config import ServerConfig
+from stoker.backbone.server_config import Credentials, ServerConfig
 from stoker.model.errors import StokerError
 
 _log = structlog.get_logger("stoker.backbone.embedded")
@@ -58,23 +58,26 @@ def restart_delay_ms(early_deaths: int) -> int:
 class EmbeddedServer:
     """One nats-server on a data directory: `start` it once, `stop` it once; in between it is kept alive.
 
-    Its files are in `directory`: configuration (0600), log, and the store in `jetstream`.
-    `on_change` hears of every change of state with the reason, on the event loop.
+    Its files are in `directory`: configuration (0600), log, and the store in `jetstream`. `client` are the
+    credentials of trusted clients, if there are to be any; `port` is tried first, so that clients find the
+    server again where it was. `on_change` hears of every change of state with the reason, on the event loop.
     """
 
     def __init__(
         self,
         directory: Path,
         *,
+        client: Credentials | None = None,
+        port: int = 0,
         program: Path | None = None,
         on_change: Callable[[ServerState, str], None] | None = None,
     ) -> None:
         self._directory = directory.absolute()  # the child runs in it
         self._program = program
         self._on_change = on_change
-        self._user = "stoker"
-        self._password = secrets.token_urlsafe(24)
-        self._port = 0
+        self._own = Credentials("stoker", secrets.token_urlsafe(24))
+        self._client = client
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
@@ -95,9 +98,9 @@ class EmbeddedServer:
         return self._directory
 
     @property
-    def credentials(self) -> tuple[str, str]:
-        """User and password, generated for this life of the server."""
-        return self._user, self._password
+    def credentials(self) -> Credentials:
+        """Our own, generated for this life of the server."""
+        return self._own
 
     @property
     def pid(self) -> int | None:
@@ -119,7 +122,7 @@ class EmbeddedServer:
         tries = 3  # another program may take the port between the choice and the bind
         while True:
             tries -= 1
-            self._port = free_port()
+            self._port = self._port or free_port()
             self._write_config()
             try:
                 await self._spawn_until_ready()
@@ -128,6 +131,7 @@ class EmbeddedServer:
                 if tries == 0 or "address already in use" not in error.message:
                     self._enter(ServerState.STOPPED, error.message)
                     raise
+                self._port = 0
         self._supervisor = asyncio.create_task(self._keep_alive(), name="nats-server")
 
     async def stop(self) -> None:
@@ -261,9 +265,7 @@ class EmbeddedServer:
         return self._directory / "server.conf"
 
     def _write_config(self) -> None:
-        config = ServerConfig(
-            directory=self._directory, port=self._port, user=self._user, password=self._password
-        )
+        config = ServerConfig(self._directory, self._port, self._own, self._client)
         descriptor = os.open(self._config_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(descriptor, 0o600)  # an older file may have had another mode

@@ -6,7 +6,7 @@ Owns every setting we make and why. Does not know how the server is run.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 1024 * 1024
@@ -18,22 +18,44 @@ STORE_BYTES_MAX = 1 << 60
 full disk would then refuse writes that still fit."""
 
 
+CLIENT_PUBLISH = ("ms.compute.*.function.*", "accounts.*.ms.compute.*.function.*", "$SRV.>")
+"""What a trusted client may send to: functions, and the discovery of services."""
+CLIENT_SUBSCRIBE = ("_INBOX.>",)
+"""Where it hears answers; ours are elsewhere (`connection.INBOX_PREFIX`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who may connect."""
+
+    user: str
+    password: str = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """What one embedded server is told."""
 
     directory: Path
     port: int
-    user: str
-    password: str
+    own: Credentials
+    """Of this process, which may do everything."""
+    client: Credentials | None = None
+    """Of trusted clients, which may call functions and discover services, no more."""
 
     def text(self) -> str:
         """Return the file's content: JSON, which the server's own format includes."""
+        users: list[dict[str, object]] = [{"user": self.own.user, "password": self.own.password}]
+        if self.client is not None:
+            permissions = {"publish": CLIENT_PUBLISH, "subscribe": CLIENT_SUBSCRIBE}
+            users.append(
+                {"user": self.client.user, "password": self.client.password, "permissions": permissions}
+            )
         settings = {
             "server_name": "stoker",
             "host": "127.0.0.1",
             "port": self.port,
-            "authorization": {"user": self.user, "password": self.password, "timeout": 5},
+            "authorization": {"users": users, "timeout": 5},
             "max_payload": MESSAGE_BYTES_MAX,
             # The readiness signal: written once it listens.
             "ports_file_dir": str(self.directory),
