@@ -5,8 +5,6 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know how anything 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 
 import msgspec
@@ -20,6 +18,7 @@ from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http import api
 from stoker.edge.http.access import Access, may, require
 from stoker.edge.http.body import read_whole
+from stoker.edge.http.listing import listed
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.limits import Limits
 from stoker.records.recent import RecentInvocations
@@ -115,17 +114,14 @@ class FunctionRoutes:
 
     def _list(self, request: Request, account: str, topic: str | None) -> Response:
         entries = list(self._fold.entries(account, topic))
-        total = len(entries)
-        body: dict[str, Any] = {}
-        limit = _limit_of(request)
-        after = _cursor_of(request)
-        if after is not None:
-            entries = [entry for entry in entries if entry.created_sequence > after]
-        if limit is not None and len(entries) > limit:
-            entries = entries[:limit]
-            body["next_cursor"] = _cursor(entries[-1].created_sequence)
-        results = [api.function_summary(entry.function) for entry in entries]
-        return answer({"body": {"results": results, "results_total": total, **body}})
+        return answer(
+            listed(
+                request,
+                entries,
+                lambda entry: entry.created_sequence,
+                lambda entry: api.function_summary(entry.function),
+            )
+        )
 
     def _entry(self, request: Request, scope: str) -> Entry:
         principal = self._access.principal(request)
@@ -229,26 +225,3 @@ def _if_match(request: Request) -> frozenset[int] | None:
 
 def _is_number(text: str) -> bool:
     return len(text) <= 20 and text.isascii() and text.isdigit()
-
-
-def _limit_of(request: Request) -> int | None:
-    text = request.query_params.get("limit")
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= 10_000:
-        raise InvalidRequest("limit is an integer from 1 to 10000", hint="?limit=100")
-    return int(text)
-
-
-def _cursor(sequence: int) -> str:
-    return base64.urlsafe_b64encode(str(sequence).encode()).decode().rstrip("=")
-
-
-def _cursor_of(request: Request) -> int | None:
-    text = request.query_params.get("cursor")
-    if text is None:
-        return None
-    try:
-        return int(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("the cursor is not one of ours", hint="use next_cursor of a list") from None
