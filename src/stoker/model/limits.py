@@ -23,7 +23,7 @@ class Limits:
     request_bytes_max: int = 64 * MIB
     """The body of a request."""
     header_bytes_max: int = 64 * KIB
-    """The request line and all headers of a request."""
+    """A request's target and all its headers."""
     code_bytes_max: int = 256 * MIB
     """One function's unpacked assets."""
     code_files_max: int = 10_000
