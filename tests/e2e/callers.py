@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -31,22 +33,36 @@ def results(answers: list[httpx.Response]) -> list[Any]:
     return [json.loads(a.json()["body"]) for a in answers]
 
 
+@contextmanager
+def sent(client: Client, name: str, events: list[dict[str, Any]]) -> Iterator[list[socket.socket]]:
+    """Send a call for each event from one thread, over a connection each; whoever is not answered leaves."""
+    host, port = client.url.removeprefix("http://").split(":")
+    requests = [_request(client, name, event) for event in events]
+    with ExitStack() as stack:
+        sockets = []
+        for _ in events:
+            sockets.append(socket.create_connection((host, int(port)), timeout=60))
+            stack.callback(sockets[-1].close)
+        for connection, request in zip(sockets, requests, strict=True):
+            connection.sendall(request)
+        yield sockets
+
+
 def burst(client: Client, name: str, events: list[dict[str, Any]]) -> list[httpx.Response]:
-    """Send a call for each event from one thread, over a connection each, before any answer is read.
+    """Send a call for each event before any answer is read; return the answers.
 
     A quick function is still busy with the first when the last arrives, which callers in threads that
     contend for one interpreter do not achieve.
     """
-    host, port = client.url.removeprefix("http://").split(":")
-    sockets = [socket.create_connection((host, int(port)), timeout=60) for _ in events]
-    try:
-        requests = [_request(client, name, event) for event in events]
-        for connection, request in zip(sockets, requests, strict=True):
-            connection.sendall(request)
+    with sent(client, name, events) as sockets:
         return [_answer(connection) for connection in sockets]
-    finally:
-        for connection in sockets:
-            connection.close()
+
+
+def first_answer(sockets: list[socket.socket]) -> httpx.Response:
+    """Return the answer that comes first; no other is read."""
+    ready, _, _ = select.select(sockets, [], [], 60)
+    assert ready, "nobody is answered"
+    return _answer(ready[0])
 
 
 def _request(client: Client, name: str, event: dict[str, Any]) -> bytes:
