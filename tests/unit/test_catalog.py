@@ -344,12 +344,15 @@ async def test_a_listener_that_fails_does_not_make_a_stored_change_look_refused(
 async def test_a_stored_object_is_found_by_its_key_and_replaced_by_the_next() -> None:
     bench = CatalogBench()
 
-    await bench.catalog.put_object(ACCOUNT, "a key / with anything", b"one")
-    await bench.catalog.put_object(ACCOUNT, "a key / with anything", b"two")
+    await bench.put_object("a key / with anything", b"one")
+    await bench.put_object("a key / with anything", b"two")
 
-    assert await bench.catalog.object_content(ACCOUNT, "a key / with anything") == b"two"
-    assert await bench.catalog.object_content(ACCOUNT, "another") is None
-    assert await bench.catalog.object_content("other", "a key / with anything") is None
+    stored = bench.catalog.objects.find(ACCOUNT, "a key / with anything")
+    assert stored is not None
+    assert await bench.catalog.content(ACCOUNT, stored.digest) == b"two"
+    assert stored.size_bytes == 3
+    assert bench.catalog.objects.find(ACCOUNT, "another") is None
+    assert bench.catalog.objects.find("other", "a key / with anything") is None
 
 
 # -- callers that leave, answers that are lost ---------------------------------------------------------

@@ -48,7 +48,7 @@ async def test_what_nothing_refers_to_is_swept() -> None:
 async def test_what_a_function_or_an_object_refers_to_stays() -> None:
     bench = CatalogBench()
     await bench.create()
-    await bench.catalog.put_object(ACCOUNT, "lib", b"stored")
+    await bench.put_object("lib", b"stored")
 
     removed = await bench.catalog.sweep(await bench.blobs.list())
 
@@ -115,7 +115,7 @@ async def test_a_content_whose_upload_is_refused_in_the_end_can_be_swept() -> No
 @in_fake_time
 async def test_an_upload_that_begins_during_a_sweep_is_stored_after_the_delete() -> None:
     bench, blobs = CatalogBench(), SlowBlobs()
-    contents = KeptContents(bench.fold, blobs)
+    contents = KeptContents(bench.fold.references, blobs)
     await blobs.put(ACCOUNT, CODE)
     sweep = asyncio.create_task(contents.sweep({PIN}))
     await settled()
@@ -134,7 +134,7 @@ async def test_an_upload_that_begins_during_a_sweep_is_stored_after_the_delete()
 @in_fake_time
 async def test_two_sweeps_at_once_delete_once() -> None:
     bench, blobs = CatalogBench(), SlowBlobs()
-    contents = KeptContents(bench.fold, blobs)
+    contents = KeptContents(bench.fold.references, blobs)
     await blobs.put(ACCOUNT, CODE)
 
     sweeps = [asyncio.create_task(contents.sweep({PIN})) for _ in range(2)]
@@ -148,7 +148,7 @@ async def test_two_sweeps_at_once_delete_once() -> None:
 @in_fake_time
 async def test_a_content_that_two_upload_stays_pinned_until_the_second_has_stored_it() -> None:
     bench, blobs = CatalogBench(), SlowBlobs()
-    contents = KeptContents(bench.fold, blobs)
+    contents = KeptContents(bench.fold.references, blobs)
     blobs.storing.clear()
 
     async def upload() -> None:

@@ -260,9 +260,9 @@ def test_a_new_token_of_the_same_id_replaces_the_old_one() -> None:
 async def test_contents_in_use_are_those_of_functions_and_stored_objects() -> None:
     bench = CatalogBench()
     function = await bench.create()
-    await bench.catalog.put_object("default", "lib", b"stored")
+    await bench.put_object("lib", b"stored")
 
-    used = bench.fold.digests_in_use()
+    used = bench.fold.references.all()
 
     stored = next(iter(bench.fold.objects.values())).digest
     assert used == {("default", function.code.assets[0].digest), ("default", stored)}

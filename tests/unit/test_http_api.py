@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import msgspec
 import pytest
 
 from stoker.edge.http import api
-from stoker.model.errors import InvalidRequest, TooLarge
+from stoker.model.errors import InvalidRequest
 
 GOOD: dict[str, Any] = {
     "name": "f",
@@ -144,86 +143,6 @@ def test_strict_takes_everything_the_contract_names_and_looks_into_no_schema() -
     typed, _ = read(body, strict=True)
 
     assert typed.compute_asset.runtime == "python"
-
-
-# -- assets ------------------------------------------------------------------------------------------
-
-
-class Store:
-    """Objects by key, and the keys that were asked for."""
-
-    def __init__(self, **objects: bytes) -> None:
-        self.objects = objects
-        self.asked: list[str] = []
-
-    async def __call__(self, key: str) -> bytes | None:
-        self.asked.append(key)
-        return self.objects.get(key)
-
-
-def item(value: str, *, link: bool = False, kind: str | None = None) -> api.ComputeAssetItem:
-    return api.ComputeAssetItem("a.js", value, kind, link)
-
-
-def coded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-@pytest.mark.parametrize("value", ["aGVsbG8=", "aGVs\nbG8=\n", " aGVs bG8= ", "aGVs\r\nbG8="])
-async def test_a_value_is_base64_with_or_without_line_breaks(value: str) -> None:
-    (draft,) = await api.read_assets([item(value)], Store(), bytes_max=100)
-
-    assert (draft.name, draft.kind, draft.content) == ("a.js", "file", b"hello")
-
-
-async def test_an_empty_value_is_an_empty_file_and_a_kind_stays_as_it_was_given() -> None:
-    (draft,) = await api.read_assets([item("", kind="whatever")], Store(), bytes_max=100)
-
-    assert (draft.kind, draft.content) == ("whatever", b"")
-
-
-@pytest.mark.parametrize("value", ["aGVsbG8", "a", "aGVsbG8=!", "aGVs_bG8", "ü", "=", "aGVsbG8=aGVsbG8="])
-async def test_what_is_no_base64_is_refused_with_its_place(value: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        await api.read_assets([item(""), item(value)], Store(), bytes_max=100)
-
-    assert refused.value.field == "/compute_asset/assets/1/asset_value"
-
-
-async def test_a_link_is_the_base64_of_a_key_before_it_is_a_plain_key() -> None:
-    key = "hello"
-    store = Store(**{key: b"by base64", coded(key): b"by plain key"})
-
-    (draft,) = await api.read_assets([item(coded(key), link=True)], store, bytes_max=100)
-
-    assert draft.content == b"by base64"
-    assert store.asked == [key]
-
-
-@pytest.mark.parametrize("key", ["plain-key.zip", "abcd", "////"])
-async def test_a_link_that_decodes_to_no_stored_key_is_a_plain_key(key: str) -> None:
-    # `abcd` is base64 of something else, `////` of what is no UTF-8.
-    (draft,) = await api.read_assets([item(key, link=True)], Store(**{key: b"stored"}), bytes_max=100)
-
-    assert draft.content == b"stored"
-
-
-async def test_a_link_to_nothing_is_refused_and_says_what_to_do() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        await api.read_assets([item("nothing", link=True)], Store(), bytes_max=100)
-
-    assert refused.value.field == "/compute_asset/assets/0/asset_value"
-    assert "PUT /compute/assets" in (refused.value.hint or "")
-
-
-async def test_many_links_to_one_large_object_are_bounded() -> None:
-    store = Store(big=b"x" * 40)
-
-    with pytest.raises(TooLarge) as refused:
-        await api.read_assets([item("big", link=True)] * 1000, store, bytes_max=100)
-
-    assert refused.value.field == "/compute_asset/assets"
-    assert len([key for key in store.asked if key == "big"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from stoker.catalog.tokens import Authenticator, digest_of
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
 from stoker.edge.http.app import make_app
+from stoker.edge.http.assets import AssetRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.model.call import Call, text_of
 from stoker.model.limits import Limits
@@ -61,7 +62,7 @@ class Site:
         access = Access(Authenticator(fold))
         routes = FunctionRoutes(self.bench.catalog, fold, access, self.recent, Limits())
         app = make_app(
-            routes,
+            [routes, AssetRoutes(self.bench.catalog, fold, access, Limits())],
             ErrorAnswers(self.log, new_id=lambda: "id"),
             lambda: self.problem,
             lambda: {"isolation": "crun"},

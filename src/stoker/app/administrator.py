@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stoker.catalog import events
-from stoker.catalog.fold import Fold, StoredToken
+from stoker.catalog.fold import Fold
 from stoker.catalog.journal import Log
+from stoker.catalog.stored import StoredToken
 from stoker.catalog.tokens import ADMINISTRATOR_ID, ALL_SCOPES, digest_of, new_token
 
 ACCOUNT = "default"

@@ -29,16 +29,20 @@ from stoker.backbone.jetstream import JetStream
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import cpu_millis_of
 from stoker.catalog.fold import Fold
+from stoker.catalog.references import Content
 from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
-from stoker.edge.http.app import make_app
+from stoker.edge.http.app import Door, make_app
+from stoker.edge.http.assets import AssetRoutes
+from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invoke import InvokeRoute
+from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.invocation.invoker import Invoker
 from stoker.model.errors import StokerError
-from stoker.model.function import Asset, Function
+from stoker.model.function import Asset
 from stoker.model.limits import MIB
 from stoker.records.recent import RecentInvocations
 from stoker.runtimes.launch_plans import ensure
@@ -113,7 +117,7 @@ class Server:
         await blobs.open()
         await log.replay(lambda event: _fold(fold, event))
         rest = await guard.verify(
-            blobs, fold.digests_in_use(), bytes_max=VERIFIED_AT_START_BYTES, on_damage=self._damaged
+            blobs, fold.references.all(), bytes_max=VERIFIED_AT_START_BYTES, on_damage=self._damaged
         )
         self._own(rest)
         token_file = settings.data / "token"
@@ -136,8 +140,9 @@ class Server:
         await pool.open()
         self._undo.append(pool.close)
         catalog.on_change.append(pool.function_changed)
-        catalog.on_change.append(self._sweeper(catalog))
-        await self._open_edge(fold, catalog, pool, sock, tls)
+        catalog.on_loosened.append(self._sweeper(catalog))
+        runtime_versions = {plan.runtime: plan.version for plan in plans}
+        await self._open_edge(fold, catalog, pool, sock, tls, runtime_versions)
         _settle_memory()
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
@@ -160,7 +165,13 @@ class Server:
         return JetStream(connection)
 
     async def _open_edge(
-        self, fold: Fold, catalog: Catalog, pool: Pool, sock: socket.socket, tls: ssl.SSLContext | None
+        self,
+        fold: Fold,
+        catalog: Catalog,
+        pool: Pool,
+        sock: socket.socket,
+        tls: ssl.SSLContext | None,
+        runtime_versions: Mapping[str, str],
     ) -> None:
         limits = self._settings.limits
         edge_log = get_logger("stoker.edge")
@@ -168,10 +179,15 @@ class Server:
         access = Access(Authenticator(fold))
         recent = RecentInvocations()
         invoker = self._invoker = Invoker(catalog, pool, recent, limits, clock=time.monotonic)
-        routes = FunctionRoutes(catalog, fold, access, recent, limits)
+        doors: list[Door] = [
+            FunctionRoutes(catalog, fold, access, recent, limits),
+            AssetRoutes(catalog, fold, access, limits),
+            CollectionRoutes(catalog, fold, access),
+            RuntimeRoutes(access, runtime_versions),
+        ]
         invoke = InvokeRoute(fold, access, invoker, errors)
         http = self._http = HttpServer(
-            app=make_app(routes, errors, self.problem, self.notes),
+            app=make_app(doors, errors, self.problem, self.notes),
             invoke=invoke,
             admit=invoke.admit,
             limits=replace(limits, connections_max=connections_max_of(self._files, limits)),
@@ -263,13 +279,11 @@ class Server:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("task_failed", task=task.get_name(), exc_info=error)
 
-    def _sweeper(self, catalog: Catalog) -> Callable[[Function, Function | None], None]:
-        def changed(before: Function, after: Function | None) -> None:
-            if after is None:
-                candidates = {(before.account, asset.digest) for asset in before.code.assets}
-                self._own(asyncio.ensure_future(_sweep(catalog, candidates)), name="sweep after a delete")
+    def _sweeper(self, catalog: Catalog) -> Callable[[set[Content]], None]:
+        def loosened(contents: set[Content]) -> None:
+            self._own(asyncio.ensure_future(_sweep(catalog, contents)), name="sweep after a change")
 
-        return changed
+        return loosened
 
     def _damaged(self, account: str, digest: str, what: str) -> None:
         self._damage = f"the store is damaged: content {digest[:12]} cannot be read"
@@ -307,7 +321,7 @@ def _settle_memory() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-async def _sweep(catalog: Catalog, candidates: set[tuple[str, str]]) -> None:
+async def _sweep(catalog: Catalog, candidates: set[Content]) -> None:
     await catalog.sweep(candidates)
 
 

@@ -1,4 +1,4 @@
-"""The catalog: every change of what exists, stored before it is told.
+"""The catalog: every change of a function, stored before it is told; the door to what else exists.
 
 A change is decided against the fold, appended to the log with the revision it was decided on, and
 folded in once it is stored. Does not know HTTP, NATS, nor where code is run.
@@ -7,31 +7,26 @@ folded in once it is stored. Does not know HTTP, NATS, nor where code is run.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from stoker.catalog import draft as drafts
 from stoker.catalog import events
+from stoker.catalog.code import CodeStore, Unpacker
+from stoker.catalog.collections import Collections
 from stoker.catalog.contents import Contents, KeptContents
-from stoker.catalog.draft import DraftAsset, FunctionDraft
+from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Contract, Entry, Fold
 from stoker.catalog.journal import Journal, Log
+from stoker.catalog.objects import Objects
+from stoker.catalog.references import Content
 from stoker.catalog.schema import compile_schema
-from stoker.model.errors import InvalidRequest, NameTaken, NotFound, VersionConflict
-from stoker.model.function import Asset, CodeVersion, Collection, Function
+from stoker.catalog.versions import Versions
+from stoker.model.errors import NameTaken
+from stoker.model.function import Asset, CodeVersion, Function
 from stoker.model.limits import Limits
-from stoker.model.subjects import is_topic
 
 FieldChange = dict[str, Any]
-
-
-class Unpacker(Protocol):
-    """Checks code by making the folder that it unpacks to."""
-
-    async def unpack(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> None:
-        """Raise InvalidRequest or TooLarge for code that breaks the rules."""
-        ...
 
 
 class Catalog:
@@ -48,12 +43,16 @@ class Catalog:
         now_ms: Callable[[], int],
     ) -> None:
         self._fold = fold
-        self._unpacker = unpacker
         self._limits = limits
         self._now_ms = now_ms
-        self._journal = Journal(fold, log)
-        self._contents = KeptContents(fold, contents)
-        self.on_change = self._journal.on_change
+        self._journal = journal = Journal(fold, log)
+        self._contents = KeptContents(fold.references, contents)
+        self._code = CodeStore(self._contents, unpacker)
+        self.on_change = journal.on_change
+        self.on_loosened = journal.on_loosened
+        self.versions = Versions(fold, journal, self._code, limits, now_ms)
+        self.collections = Collections(fold, journal, limits, now_ms)
+        self.objects = Objects(fold, journal, self._contents, now_ms)
 
     # -- functions -------------------------------------------------------------------------------
 
@@ -64,31 +63,16 @@ class Catalog:
         """
         drafts.check_draft(wanted, self._limits)  # refuses before anything is unpacked or stored
         contract = self._compile(wanted.schema)
-        self._check_collection_text(account, wanted.collection)
+        self.collections.check_text(account, wanted.collection)
         if (known := self._fold.collection(account, wanted.collection)) is not None:
             self._refuse_taken(account, known.topic, wanted.name)
-        assets = tuple(_asset(item) for item in wanted.assets)
-        contents = {asset.digest: item.content for asset, item in zip(assets, wanted.assets, strict=True)}
-
-        async def fetch(digest: str) -> bytes:
-            return contents[digest]
-
-        await self._unpacker.unpack(assets, fetch)
 
         async def create() -> Function:
-            with self._contents.pinned([(account, digest) for digest in contents]):
-                await self._store_contents(account, contents)
-                async with self._journal.deciding(account):
-                    collection = await self._ensure_collection(account, wanted.collection)
-                    return await self._store_function(account, collection.topic, wanted, assets, contract)
+            async with self._code.kept(account, wanted.assets) as assets, self._journal.deciding(account):
+                collection = await self.collections.ensure(account, wanted.collection)
+                return await self._store_function(account, collection.topic, wanted, assets, contract)
 
         return await self._journal.to_its_end(create())
-
-    async def _store_contents(self, account: str, contents: dict[str, bytes]) -> None:
-        puts = (self._contents.put(account, digest, content) for digest, content in contents.items())
-        for failure in await asyncio.gather(*puts, return_exceptions=True):  # none goes on unpinned
-            if failure is not None:
-                raise failure
 
     async def _store_function(
         self, account: str, topic: str, wanted: FunctionDraft, assets: tuple[Asset, ...], contract: Contract
@@ -158,7 +142,7 @@ class Catalog:
 
         async def patch() -> None:
             async with self._journal.deciding(account):
-                before = self._living(entry, revisions)
+                before = self._fold.living(entry, revisions)
                 topic, service = before.collection_topic, before.service
                 if changes.get("name", before.name) != before.name:
                     self._refuse_taken(account, topic, changes["name"])
@@ -183,7 +167,7 @@ class Catalog:
 
         async def delete() -> None:
             async with self._journal.deciding(account):
-                before = self._living(entry, revisions)
+                before = self._fold.living(entry, revisions)
                 subject = events.function_key(account, before.collection_topic, before.service)
                 data = events.encode("deleted", self._now_ms())
                 await self._journal.append(str(subject), data, expected=before.revision)
@@ -206,34 +190,11 @@ class Catalog:
             )
         )
 
-    # -- objects and contents --------------------------------------------------------------------
+    async def content(self, account: str, digest: str) -> bytes:
+        """Return a content that some version refers to."""
+        return await self._contents.get(account, digest)
 
-    async def put_object(self, account: str, key: str, content: bytes) -> None:
-        """Store raw bytes under a key, in place of what was there, for assets with `link: true`."""
-        key_hash = _key_hash(key)
-        digest = hashlib.sha256(content).hexdigest()
-
-        async def put() -> None:
-            with self._contents.pinned([(account, digest)]):
-                await self._contents.put(account, digest, content)
-                async with self._journal.deciding(account):
-                    stored = self._fold.objects.get((account, key_hash))
-                    data = events.encode(
-                        "created", self._now_ms(), key=key, digest=digest, size_bytes=len(content)
-                    )
-                    expected = stored.revision if stored else 0
-                    await self._journal.append(
-                        str(events.object_key(account, key_hash)), data, expected=expected
-                    )
-
-        await self._journal.to_its_end(put())
-
-    async def object_content(self, account: str, key: str) -> bytes | None:
-        """Return what is stored under a key, or None."""
-        stored = self._fold.objects.get((account, _key_hash(key)))
-        return None if stored is None else await self._contents.get(account, stored.digest)
-
-    async def sweep(self, candidates: set[tuple[str, str]]) -> int:
+    async def sweep(self, candidates: set[Content]) -> int:
         """Delete those (account, digest) that nothing refers to any more; return how many."""
         return await self._contents.sweep(candidates)
 
@@ -241,42 +202,9 @@ class Catalog:
         """Return once no change is under way any more; for the end of a server."""
         await self._journal.settle()
 
-    # -- deciding --------------------------------------------------------------------------------
-
-    async def _ensure_collection(self, account: str, text: str) -> Collection:
-        known = self._fold.collection(account, text)
-        if known is not None:
-            return known
-        data = events.encode(
-            "created",
-            self._now_ms(),
-            collection={"name": text, "description": None, "collection_type": "function"},
-        )
-        await self._journal.append(str(events.collection_key(account, text)), data, expected=0)
-        return self._fold.collections[(account, text)]
-
-    def _check_collection_text(self, account: str, text: str) -> None:
-        if self._fold.collection(account, text) is not None:
-            return
-        if not is_topic(text) or len(text) > self._limits.topic_chars_max:
-            raise InvalidRequest(
-                "no collection has that topic or name, and it cannot be a new one's topic",
-                field="/compute_asset/collection_topic",
-                hint=f"1 to {self._limits.topic_chars_max} letters, digits, '-' or '_'",
-            )
-
     def _refuse_taken(self, account: str, topic: str, name: str) -> None:
         if self._fold.name_is_taken(account, topic, name):
             raise NameTaken(f"the collection has a function of the name {name!r} already", field="/name")
-
-    def _living(self, entry: Entry, revisions: frozenset[int] | None) -> Function:
-        function = entry.function
-        identity = (function.account, function.collection_topic, function.service)
-        if self._fold.functions.get(identity) is not entry:
-            raise NotFound("no such function")
-        if revisions is not None and function.revision not in revisions:
-            raise VersionConflict("the function has changed since; read it again and decide anew")
-        return function
 
     def _compile(self, schema: dict[str, Any] | None) -> Contract:
         compiled = {}
@@ -285,11 +213,3 @@ class Catalog:
             if document is not None:
                 compiled[part] = compile_schema(document, pointer=f"/schema/{part}", limits=self._limits)
         return Contract(compiled.get("input"), compiled.get("output"))
-
-
-def _asset(item: DraftAsset) -> Asset:
-    return Asset(item.name, item.kind, hashlib.sha256(item.content).hexdigest(), len(item.content))
-
-
-def _key_hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

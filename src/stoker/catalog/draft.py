@@ -31,12 +31,27 @@ _CPU_MILLIS = ((128, 125), (256, 140), (512, 200), (1024, 250), (2048, 400), (40
 
 
 @dataclass(frozen=True, slots=True)
+class StoredContent:
+    """A content that the account has stored already."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DraftAsset:
-    """One item of code with its content."""
+    """One item of code."""
 
     name: str
     kind: str
-    content: bytes
+    content: bytes | StoredContent
+    """As it was sent, or where it lies if it was stored beforehand."""
+
+
+CODE_KEYS = ("handler", "runtime", "assets", "timeout", "read_only_fs", "env_vars", "secrets", "network")
+"""What a compute asset consists of; names are the API's."""
+CodeChanges = dict[str, Any]
+"""Some of them, each with a value as `FunctionDraft` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,29 +181,25 @@ def check_concurrency(settings: dict[str, Any] | None, limits: Limits) -> None:
         raise InvalidRequest("min_instances is at most max_instances", field="/concurrency/min_instances")
 
 
-def _check_env_vars(env_vars: tuple[str, ...], limits: Limits) -> None:
+def _check_env_vars(env_vars: tuple[str, ...], limits: Limits, field: str) -> None:
     for index, item in enumerate(env_vars):
         name, equals, value = item.partition("=")
         if not equals or not _ENV_NAME.match(name) or "\0" in value or not _is_unicode(value):
-            raise InvalidRequest(
-                "an environment variable is KEY=value", field=f"/compute_asset/env_vars/{index}"
-            )
+            raise InvalidRequest("an environment variable is KEY=value", field=f"{field}/{index}")
     if sum(len(item.encode()) for item in env_vars) > limits.env_bytes_max:
-        raise TooLarge(
-            f"env_vars are at most {limits.env_bytes_max} bytes together", field="/compute_asset/env_vars"
-        )
+        raise TooLarge(f"env_vars are at most {limits.env_bytes_max} bytes together", field=field)
 
 
 def _is_unicode(text: str) -> bool:
     return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
-def _check_network(network: dict[str, Any], limits: Limits) -> None:
-    _check_bytes(network, limits, "/compute_asset/network")
+def _check_network(network: dict[str, Any], limits: Limits, field: str) -> None:
+    _check_bytes(network, limits, field)
     egress = network.get("egress")
     if egress is None:
         return
-    field = "/compute_asset/network/egress"
+    field += "/egress"
     if not isinstance(egress, list):
         raise InvalidRequest("egress is a list of HOST:PORT", field=field)
     for index, rule in enumerate(egress):
@@ -211,6 +222,43 @@ def _is_ipv6(text: str | None) -> bool:
     return True
 
 
+def check_code(given: CodeChanges, limits: Limits, pointer: str, runtime: str) -> None:
+    """Refuse what breaks the contract of what is given of a compute asset, which stands at `pointer`.
+
+    `runtime` is the one that it is for if none is given. Not checked here: what is inside the assets.
+    """
+    runtime = given.get("runtime", runtime)
+    if runtime not in RUNTIMES:
+        raise InvalidRequest(
+            f"{runtime[:40]!r} does not run here",
+            field=f"{pointer}/runtime",
+            hint=f"one of {', '.join(RUNTIMES)}",
+        )
+    if "handler" in given:
+        check_handler(given["handler"], runtime, f"{pointer}/handler")
+    timeout = given.get("timeout")
+    if timeout is not None and not limits.timeout_ms_min <= timeout <= limits.timeout_ms_max:
+        raise InvalidRequest(
+            f"timeout is from {limits.timeout_ms_min} to {limits.timeout_ms_max} ms",
+            field=f"{pointer}/timeout",
+        )
+    for index, asset in enumerate(given.get("assets", ())):
+        if len(asset.kind) > limits.name_chars_max:
+            told = f"a type has at most {limits.name_chars_max} characters"
+            raise InvalidRequest(told, field=f"{pointer}/assets/{index}/asset_type")
+    _check_env_vars(given.get("env_vars") or (), limits, f"{pointer}/env_vars")
+    secrets = given.get("secrets") or ()
+    if len(secrets) > limits.secrets_max:
+        told = f"a function has at most {limits.secrets_max} secrets"
+        raise InvalidRequest(told, field=f"{pointer}/secrets")
+    for index, name in enumerate(secrets):
+        if not _ENV_NAME.match(name):
+            raise InvalidRequest(
+                "a secret's name is that of an environment variable", field=f"{pointer}/secrets/{index}"
+            )
+    _check_network(given.get("network") or {}, limits, f"{pointer}/network")
+
+
 def check_draft(draft: FunctionDraft, limits: Limits) -> None:
     """Refuse a draft that breaks the contract; the first field found to be wrong is named.
 
@@ -218,32 +266,7 @@ def check_draft(draft: FunctionDraft, limits: Limits) -> None:
     """
     check_name(draft.name, "/name", limits)
     check_description(draft.description, limits)
-    if draft.runtime not in RUNTIMES:
-        raise InvalidRequest(
-            f"{draft.runtime[:40]!r} does not run here",
-            field="/compute_asset/runtime",
-            hint=f"one of {', '.join(RUNTIMES)}",
-        )
-    check_handler(draft.handler, draft.runtime, "/compute_asset/handler")
-    if draft.timeout is not None and not limits.timeout_ms_min <= draft.timeout <= limits.timeout_ms_max:
-        raise InvalidRequest(
-            f"timeout is from {limits.timeout_ms_min} to {limits.timeout_ms_max} ms",
-            field="/compute_asset/timeout",
-        )
-    for index, asset in enumerate(draft.assets):
-        if len(asset.kind) > limits.name_chars_max:
-            told = f"a type has at most {limits.name_chars_max} characters"
-            raise InvalidRequest(told, field=f"/compute_asset/assets/{index}/asset_type")
-    _check_env_vars(draft.env_vars or (), limits)
-    if len(draft.secrets or ()) > limits.secrets_max:
-        told = f"a function has at most {limits.secrets_max} secrets"
-        raise InvalidRequest(told, field="/compute_asset/secrets")
-    for index, name in enumerate(draft.secrets or ()):
-        if not _ENV_NAME.match(name):
-            raise InvalidRequest(
-                "a secret's name is that of an environment variable", field=f"/compute_asset/secrets/{index}"
-            )
-    _check_network(draft.network or {}, limits)
+    check_code({key: getattr(draft, key) for key in CODE_KEYS}, limits, "/compute_asset", draft.runtime)
     check_monitor_config(draft.monitor_config or {}, limits)
     check_schema(draft.schema, limits)
     memory_bytes_of(draft.size)

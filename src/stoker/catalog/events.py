@@ -6,6 +6,7 @@ written there must be readable for good. Does not know how events are stored or 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,26 +80,25 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def function_content(function: Function) -> dict[str, Any]:
     """Return what a `created` event stores of a function: all but its place and its revision."""
-    code = function.code
-    content: dict[str, Any] = {
-        "name": function.name,
-        "code": {
-            "version": code.version,
-            "runtime": code.runtime,
-            "handler": code.handler,
-            "assets": [
-                {"name": a.name, "kind": a.kind, "digest": a.digest, "size_bytes": a.size_bytes}
-                for a in code.assets
-            ],
-            "timeout_ms": code.timeout_ms,
-            "read_only_fs": code.read_only_fs,
-            "env_vars": code.env_vars,
-            "secrets": code.secrets,
-            "network": code.network,
-        },
-        **settings_content(function),
+    return {"name": function.name, "code": code_content(function.code), **settings_content(function)}
+
+
+def code_content(code: CodeVersion) -> dict[str, Any]:
+    """Return what is stored of a version: all but its time, which is the event's."""
+    return {
+        "version": code.version,
+        "runtime": code.runtime,
+        "handler": code.handler,
+        "assets": [
+            {"name": a.name, "kind": a.kind, "digest": a.digest, "size_bytes": a.size_bytes}
+            for a in code.assets
+        ],
+        "timeout_ms": code.timeout_ms,
+        "read_only_fs": code.read_only_fs,
+        "env_vars": code.env_vars,
+        "secrets": code.secrets,
+        "network": code.network,
     }
-    return content
 
 
 def settings_content(function: Function) -> dict[str, Any]:
@@ -131,7 +131,6 @@ def concurrency_of(given: dict[str, Any] | None) -> Concurrency:
 def function_from(subject: Subject, event: dict[str, Any], sequence: int) -> Function:
     """Return the function that a `created` event describes."""
     content = event["function"]
-    code = content["code"]
     at_s = event["at_ms"] // 1000
     return Function(
         account=subject.account,
@@ -150,18 +149,22 @@ def function_from(subject: Subject, event: dict[str, Any], sequence: int) -> Fun
         type="created",
         modified=at_s,
         revision=sequence,
-        code=CodeVersion(
-            version=code["version"],
-            runtime=code["runtime"],
-            handler=code["handler"],
-            assets=tuple(Asset(a["name"], a["kind"], a["digest"], a["size_bytes"]) for a in code["assets"]),
-            timeout_ms=code["timeout_ms"],
-            read_only_fs=code["read_only_fs"],
-            env_vars=_optional_tuple(code["env_vars"]),
-            secrets=_optional_tuple(code["secrets"]),
-            network=code["network"],
-            modified=at_s,
-        ),
+        code=_code_from(content["code"], at_s),
+    )
+
+
+def _code_from(code: dict[str, Any], at_s: int) -> CodeVersion:
+    return CodeVersion(
+        version=code["version"],
+        runtime=code["runtime"],
+        handler=code["handler"],
+        assets=tuple(Asset(a["name"], a["kind"], a["digest"], a["size_bytes"]) for a in code["assets"]),
+        timeout_ms=code["timeout_ms"],
+        read_only_fs=code["read_only_fs"],
+        env_vars=_optional_tuple(code["env_vars"]),
+        secrets=_optional_tuple(code["secrets"]),
+        network=code["network"],
+        modified=at_s,
     )
 
 
@@ -175,6 +178,25 @@ def patched(function: Function, event: dict[str, Any], sequence: int) -> Functio
     return replace(function, **changes, type="patched", modified=event["at_ms"] // 1000, revision=sequence)
 
 
+def versioned(
+    function: Function, event: dict[str, Any], sequence: int, versions: Mapping[int, CodeVersion]
+) -> Function:
+    """Return `function` with a `versioned` event folded in: its code is another version from now on.
+
+    What the new version has in common with the one that it was made from is the same object.
+    """
+    at_s = event["at_ms"] // 1000
+    code = _code_from(event["code"], at_s)
+    origin = versions.get(event["restores"], function.code)
+    shared = {
+        name: getattr(origin, name)
+        for name in ("assets", "env_vars", "secrets", "network")
+        if getattr(origin, name) == getattr(code, name)
+    }
+    code = replace(code, **shared)
+    return replace(function, code=code, type="patched", modified=at_s, revision=sequence)
+
+
 def collection_from(subject: Subject, event: dict[str, Any], sequence: int) -> Collection:
     """Return the collection that a `created` event describes."""
     content = event["collection"]
@@ -182,9 +204,17 @@ def collection_from(subject: Subject, event: dict[str, Any], sequence: int) -> C
         account=subject.account,
         topic=subject.key[0],
         name=content["name"],
+        created_name=content["name"],
         description=content["description"],
         collection_type=content["collection_type"],
         type="created",
         modified=event["at_ms"] // 1000,
         revision=sequence,
+        created_sequence=sequence,
     )
+
+
+def patched_collection(collection: Collection, event: dict[str, Any], sequence: int) -> Collection:
+    """Return `collection` with a `patched` event folded in: only what it names changes."""
+    at_s = event["at_ms"] // 1000
+    return replace(collection, **event["changes"], type="patched", modified=at_s, revision=sequence)

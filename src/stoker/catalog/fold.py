@@ -7,14 +7,16 @@ with an event that is already stored, does. Does not know where events come from
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
 from stoker.catalog import events
 from stoker.catalog.events import Subject
+from stoker.catalog.references import References
 from stoker.catalog.schema import Validator
-from stoker.model.errors import NotFound
-from stoker.model.function import Collection, Function
+from stoker.catalog.stored import Retired, RetiredCollection, StoredObject, StoredToken
+from stoker.model.errors import NotFound, VersionConflict
+from stoker.model.function import CodeVersion, Collection, Function
 from stoker.model.subjects import fnv1a, service_of_subject, topic_of_subject
 
 Identity = tuple[str, str, str]
@@ -32,41 +34,39 @@ class Contract:
 class Entry:
     """A function as the invoke path meets it; its contract is compiled when it is first needed."""
 
-    __slots__ = ("contract", "created_sequence", "function")
+    __slots__ = ("_as_of", "contract", "created_sequence", "function", "versions")
 
     def __init__(self, function: Function, created_sequence: int) -> None:
         self.function = function
+        """As it is now; changed by `become` alone."""
+        self._as_of: dict[int, Function] | None = None
         self.created_sequence = created_sequence
         self.contract: Contract | None = None
+        self.versions: dict[int, CodeVersion] = {function.code.version: function.code}
+        """Since the function was created (again), the oldest first."""
 
+    def become(self, function: Function) -> None:
+        """Take note of the function's next state, and of its code if that is a new version."""
+        self.function = function
+        self._as_of = None
+        self.versions[function.code.version] = function.code
 
-@dataclass(frozen=True, slots=True)
-class Retired:
-    """What is remembered of a deleted function, so that its identity goes on if it comes back."""
+    def at_version(self, version: int) -> Function:
+        """Return the function as it is now with the code of a version; raises NotFound.
 
-    created_name: str
-    version: int
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredToken:
-    """A token as it is stored: what it may do, and the hash that knows it."""
-
-    account: str
-    token_id: str
-    digest: bytes
-    scopes: frozenset[str]
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """Raw bytes stored beforehand under a key, for assets with `link: true`."""
-
-    digest: str
-    size_bytes: int
-    revision: int
+        As long as the function does not change, every call with one version returns the same object.
+        """
+        if version == self.function.code.version:
+            return self.function
+        if self._as_of is None:
+            self._as_of = {}
+        function = self._as_of.get(version)
+        if function is None:
+            code = self.versions.get(version)
+            if code is None:
+                raise NotFound("the function has no such version")
+            function = self._as_of[version] = replace(self.function, code=code)
+        return function
 
 
 class Fold:
@@ -76,6 +76,7 @@ class Fold:
         self.functions: dict[Identity, Entry] = {}
         self.collections: dict[tuple[str, str], Collection] = {}
         self.retired: dict[Identity, Retired] = {}
+        self.retired_collections: dict[tuple[str, str], RetiredCollection] = {}
         self.tokens: dict[bytes, StoredToken] = {}
         """By the SHA-256 of the token."""
         self.objects: dict[tuple[str, str], StoredObject] = {}
@@ -83,6 +84,8 @@ class Fold:
         self._collection_names: dict[tuple[str, str], str] = {}
         self._token_digests: dict[tuple[str, str], bytes] = {}
         self._resolved: dict[tuple[str, str, str], Entry] = {}
+        self.references = References()
+        """To contents, by versions and stored objects."""
         self.sequence = 0
         """All events up to this one are folded in."""
         self._ahead: set[int] = set()
@@ -123,28 +126,50 @@ class Fold:
                 function = events.function_from(subject, event, sequence)
                 self.retired.pop(identity, None)
                 self.functions[identity] = Entry(function, sequence)
+                self.references.add(subject.account, function.code.digests)
                 self._names[(subject.account, subject.key[0], function.name)] = function.service
             case "patched":
                 entry = self.functions[identity]
                 before = entry.function
-                entry.function = events.patched(before, event, sequence)
+                entry.become(events.patched(before, event, sequence))
                 if entry.function.schema != before.schema:
                     entry.contract = None
                 del self._names[(before.account, before.collection_topic, before.name)]
                 self._names[(before.account, before.collection_topic, entry.function.name)] = before.service
+            case "versioned":
+                entry = self.functions[identity]
+                entry.become(events.versioned(entry.function, event, sequence, entry.versions))
+                self.references.add(subject.account, entry.function.code.digests)
             case "deleted":
-                gone = self.functions.pop(identity).function
+                entry = self.functions.pop(identity)
+                gone = entry.function
+                for code in entry.versions.values():
+                    self.references.remove(subject.account, code.digests)
                 del self._names[(gone.account, gone.collection_topic, gone.name)]
                 self.retired[identity] = Retired(gone.created_name, gone.code.version, sequence)
             case kind:
                 raise events.UnknownFormat(f"the event log holds a function that was {kind}")
 
     def _apply_collection(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
-        if event["type"] != "created":
-            raise events.UnknownFormat(f"the event log holds a collection that was {event['type']}")
-        collection = events.collection_from(subject, event, sequence)
-        self.collections[(collection.account, collection.topic)] = collection
-        self._collection_names[(collection.account, collection.name)] = collection.topic
+        place = (subject.account, subject.key[0])
+        before = self.collections.get(place)
+        match event["type"]:
+            case "created":
+                self.retired_collections.pop(place, None)
+                after = events.collection_from(subject, event, sequence)
+            case "patched":
+                after = events.patched_collection(self.collections[place], event, sequence)
+            case "deleted":
+                gone = self.collections.pop(place)
+                del self._collection_names[(gone.account, gone.name)]
+                self.retired_collections[place] = RetiredCollection(gone.created_name, sequence)
+                return
+            case kind:
+                raise events.UnknownFormat(f"the event log holds a collection that was {kind}")
+        if before is not None:
+            del self._collection_names[(before.account, before.name)]
+        self.collections[place] = after
+        self._collection_names[(after.account, after.name)] = after.topic
 
     def _apply_token(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
         place = (subject.account, subject.key[0])
@@ -164,7 +189,12 @@ class Fold:
     def _apply_object(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
         size = event["size_bytes"]
         assert isinstance(size, int)
-        self.objects[(subject.account, subject.key[0])] = StoredObject(str(event["digest"]), size, sequence)
+        place = (subject.account, subject.key[0])
+        before = self.objects.get(place)
+        stored = self.objects[place] = StoredObject(str(event["digest"]), size, sequence)
+        self.references.add(subject.account, (stored.digest,))
+        if before is not None:
+            self.references.remove(subject.account, (before.digest,))
 
     def function_at(self, subject: Subject) -> Function | None:
         """Return the living function whose events are stored there, or None."""
@@ -221,6 +251,19 @@ class Fold:
             raise NotFound("no such collection")
         return found
 
+    def living(self, entry: Entry, revisions: frozenset[int] | None) -> Function:
+        """Return the function of an entry that is to be changed.
+
+        Raises NotFound if it is gone, VersionConflict if `revisions` are given and it is at another one.
+        """
+        function = entry.function
+        identity = (function.account, function.collection_topic, function.service)
+        if self.functions.get(identity) is not entry:
+            raise NotFound("no such function")
+        if revisions is not None and function.revision not in revisions:
+            raise VersionConflict("the function has changed since; read it again and decide anew")
+        return function
+
     def name_is_taken(self, account: str, topic: str, name: str) -> bool:
         """Tell whether a living function of that collection has the name."""
         return (account, topic, name) in self._names
@@ -239,21 +282,34 @@ class Fold:
                 return str(number), retired
             number = (number + 1) % 2**32
 
+    def next_topic(self, account: str, name: str) -> tuple[str, int]:
+        """Return the topic for a collection created by `name`, and the revision that its event follows.
+
+        The same rule as for the numbers of functions.
+        """
+        number = fnv1a(name)
+        while True:
+            place = (account, str(number))
+            retired = self.retired_collections.get(place)
+            if place not in self.collections and (retired is None or retired.created_name == name):
+                return str(number), retired.revision if retired else 0
+            number = (number + 1) % 2**32
+
+    def collection_name_is_taken(self, account: str, name: str) -> bool:
+        """Tell whether a living collection of the account has the name."""
+        return (account, name) in self._collection_names
+
     def entries(self, account: str, topic: str | None = None) -> Iterator[Entry]:
         """Yield an account's functions, those created first first."""
         for (owner, collection_topic, _), entry in self.functions.items():
             if owner == account and topic in (None, collection_topic):
                 yield entry
 
-    def digests_in_use(self) -> set[tuple[str, str]]:
-        """Return (account, digest) of every content that something refers to."""
-        used = {
-            (function.account, asset.digest)
-            for function in (entry.function for entry in self.functions.values())
-            for asset in function.code.assets
-        }
-        used.update((account, stored.digest) for (account, _), stored in self.objects.items())
-        return used
+    def collections_of(self, account: str) -> Iterator[Collection]:
+        """Yield an account's collections, those created first first."""
+        for (owner, _), collection in self.collections.items():
+            if owner == account:
+                yield collection
 
 
 def _decoded(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from stoker.catalog.events import Subject
 from stoker.catalog.fold import Fold
+from stoker.catalog.references import Content
 from stoker.model.errors import Unavailable, VersionConflict
 from stoker.model.function import Function
 
@@ -62,6 +63,9 @@ class Journal:
 
         After is None if it was deleted; both are the new function if it was created.
         """
+        self.on_loosened: list[Callable[[set[Content]], None]] = []
+        """Called with (account, digest) of contents once nothing refers to them any more."""
+        fold.references.take_loosened()  # whatever that was before there were listeners, a start sweeps
 
     async def settle(self) -> None:
         """Return once no change is under way any more; for the end of a server."""
@@ -97,7 +101,7 @@ class Journal:
         except VersionConflict:
             await self._catch_up()  # the log knows more than we do: the caller's next look must show it
             raise
-        self._fold.apply(subject, data, sequence)
+        self._apply(subject, data, sequence)
 
     async def _catch_up(self) -> None:
         self._behind = False
@@ -110,19 +114,29 @@ class Journal:
     def _follow(self, event: StoredEvent) -> None:
         subject = Subject.parse(event.subject)
         before = self._fold.function_at(subject)
-        self._fold.apply(event.subject, event.data, event.sequence)
+        self._apply(event.subject, event.data, event.sequence)
         after = self._fold.function_at(subject)
         if after is not None and after is not before:
             self.tell(before or after, after)
         elif before is not None and after is None:
             self.tell(before, None)
 
+    def _apply(self, subject: str, data: bytes, sequence: int) -> None:
+        self._fold.apply(subject, data, sequence)
+        if loosened := self._fold.references.take_loosened():
+            for listener in self.on_loosened:
+                _call(listener, loosened)
+
     def tell(self, before: Function, after: Function | None) -> None:
         """Call every listener. One that fails is reported to the loop: what is stored is stored."""
         for listener in self.on_change:
-            try:
-                listener(before, after)
-            except Exception as error:
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "a stored change could not be told", "exception": error}
-                )
+            _call(listener, before, after)
+
+
+def _call(listener: Callable[..., None], *news: object) -> None:
+    try:
+        listener(*news)
+    except Exception as error:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "a stored change could not be told", "exception": error}
+        )

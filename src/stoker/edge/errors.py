@@ -27,6 +27,7 @@ STATUS_OF_CODE = {
     "method_not_allowed": 405,
     "request.timeout": 408,
     "name_taken": 409,
+    "not_empty": 409,
     "version_conflict": 409,
     "idempotency.conflict": 409,
     "idempotency.in_progress": 409,

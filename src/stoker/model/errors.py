@@ -10,6 +10,7 @@ Outcome, never one of these; these are what keeps a request from being carried o
       NotFound            nothing of that name in this account
       MethodNotAllowed    the path exists, the verb does not
       NameTaken           another resource of that name
+      NotEmpty            a collection that holds functions
       VersionConflict     somebody changed the resource first
       TooLarge            past a limit of size
       FunctionBusy        the function's own limit of concurrency
@@ -102,6 +103,12 @@ class NameTaken(StokerError):
     """Another resource has that name already."""
 
     code, fault = "name_taken", Fault.CALLER
+
+
+class NotEmpty(StokerError):
+    """The collection holds functions, which would go with it."""
+
+    code, fault = "not_empty", Fault.CALLER
 
 
 class VersionConflict(StokerError):

@@ -11,6 +11,7 @@ from typing import Any
 from stoker.model.subjects import collection_subject, function_subject
 
 RUNTIMES = ("nodejs", "python")
+COLLECTION_TYPES = ("function", "container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class CodeVersion:
     modified: int = 0
     """Seconds since the epoch."""
 
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The digests of its assets."""
+        return tuple(asset.digest for asset in self.assets)
+
 
 @dataclass(frozen=True, slots=True)
 class Function:
@@ -104,12 +110,20 @@ class Collection:
 
     account: str
     topic: str
+    """Unsigned decimal if it was created by name, else what a function named; its identity for good."""
     name: str
+    created_name: str
+    """The name it was created with; the topic stays with it, also after a rename."""
     description: str | None = None
     collection_type: str = "function"
+    """`function` or `container`."""
     type: str = "created"
     modified: int = 0
+    """Seconds since the epoch."""
     revision: int = 0
+    """The sequence of its last event in the log."""
+    created_sequence: int = 0
+    """That of its first one: lists go by it."""
 
     @property
     def subject(self) -> str:

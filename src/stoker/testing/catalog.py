@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 from stoker.catalog.catalog import Catalog
-from stoker.catalog.draft import DraftAsset, FunctionDraft
+from stoker.catalog.draft import DraftAsset, FunctionDraft, StoredContent
 from stoker.catalog.fold import Entry, Fold
 from stoker.model.errors import Unavailable
 from stoker.model.function import Asset, Function
@@ -83,6 +83,15 @@ class CatalogBench:
     async def create(self, **changes: Any) -> Function:
         """Create a function."""
         return await self.catalog.create_function(ACCOUNT, a_draft(**changes))
+
+    async def put_object(self, key: str, content: bytes) -> StoredContent:
+        """Store an object, in two pieces."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield content[:1]
+            yield content[1:]
+
+        return await self.catalog.objects.put(ACCOUNT, key, pieces())
 
     def entry(self, name: str = "my-function", collection: str = "my-namespace") -> Entry:
         """Return a function as a request would find it."""

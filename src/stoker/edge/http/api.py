@@ -6,31 +6,19 @@ means: the catalog checks that.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from stoker.catalog.draft import DraftAsset
-from stoker.model.errors import InvalidRequest, TooLarge
-from stoker.model.function import Collection, Function
+from stoker.edge.http.items import ComputeAssetItem, item_answer
+from stoker.model.errors import InvalidRequest
+from stoker.model.function import CodeVersion, Collection, Function
 from stoker.model.pointer import escape
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class ComputeAssetItem(msgspec.Struct):
-    """One item of code."""
-
-    asset_name: str
-    asset_value: str
-    asset_type: str | None = None
-    link: bool | None = None
 
 
 class Network(msgspec.Struct):
@@ -109,6 +97,40 @@ class FunctionPatch(msgspec.Struct):
     concurrency: ConcurrencyConfig | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class ComputeAssetPatch(msgspec.Struct):
+    """The body of `PATCH` on a compute asset; what is absent stays, null is what a create has by default."""
+
+    handler: str | msgspec.UnsetType = msgspec.UNSET
+    runtime: str | msgspec.UnsetType = msgspec.UNSET
+    assets: list[ComputeAssetItem] | msgspec.UnsetType = msgspec.UNSET
+    timeout: int | msgspec.UnsetType | None = msgspec.UNSET
+    read_only_fs: bool | msgspec.UnsetType | None = msgspec.UNSET
+    env_vars: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    secrets: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    network: Network | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Rollback(msgspec.Struct):
+    """The body of a rollback."""
+
+    version: int
+
+
+class CollectionCreate(msgspec.Struct):
+    """The body of `POST /compute/collections`."""
+
+    name: str
+    description: str | None = None
+    collection_type: str | None = None
+
+
+class CollectionPatch(msgspec.Struct):
+    """The body of `PATCH` on a collection; what is absent stays."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
 _PLACE = re.compile(r" - at `(?P<path>[^`]*)`\Z")
 _STEP = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>[^\]]*)\]")
 _MISSING = re.compile(r"Object missing required field `(?P<key>[^`]+)`")
@@ -173,55 +195,6 @@ def _refuse_unknown(value: object, kind: object, pointer: str) -> None:
             _refuse_unknown(inner, get_args(items)[0] if items else object, f"{pointer}/{index}")
 
 
-async def read_assets(
-    items: list[ComputeAssetItem], stored: Callable[[str], Awaitable[bytes | None]], *, bytes_max: int
-) -> tuple[DraftAsset, ...]:
-    """Return the items with their content: decoded, or (`link`) what `await stored(key)` has for them.
-
-    A linked value is the base64 of a key, or the plain key, tried in this order. Raises InvalidRequest
-    that names the item, TooLarge once the contents have more than `bytes_max` together: many short links
-    may lead to one large object.
-    """
-    drafts = []
-    left = bytes_max
-    for index, item in enumerate(items):
-        field = f"/compute_asset/assets/{index}/asset_value"
-        decoded = _decode_base64(item.asset_value)
-        if item.link:
-            content = None
-            if decoded is not None:
-                try:
-                    content = await stored(decoded.decode())
-                except UnicodeDecodeError:
-                    content = None  # no key is written so: it can only be a plain one
-            if content is None:
-                content = await stored(item.asset_value)
-            if content is None:
-                raise InvalidRequest(
-                    "no stored object has that key", field=field, hint="PUT /compute/assets/{key} first"
-                )
-        elif decoded is None:
-            raise InvalidRequest("asset_value is not base64", field=field)
-        else:
-            content = decoded
-        left -= len(content)
-        if left < 0:
-            raise TooLarge(f"the assets have more than {bytes_max} bytes", field="/compute_asset/assets")
-        drafts.append(DraftAsset(item.asset_name, item.asset_type or "file", content))
-    return tuple(drafts)
-
-
-def _decode_base64(text: str) -> bytes | None:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        pass
-    try:  # line breaks, as `base64` prints them, are no reason to refuse
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
 def collection_answer(collection: Collection) -> dict[str, Any]:
     """Return a collection as the API answers it."""
     return {
@@ -248,28 +221,9 @@ def function_summary(function: Function) -> dict[str, Any]:
 
 def function_answer(function: Function, contents: list[bytes] | None = None) -> dict[str, Any]:
     """Return a function as create answers it; with `contents`, as GET does."""
-    code = function.code
-    asset: dict[str, Any] = {
-        "collection_topic": function.collection_topic,
-        "service": function.service,
-        "runtime": code.runtime,
-        "handler": code.handler,
-        "timeout": code.timeout_ms,
-        "read_only_fs": code.read_only_fs,
-    }
-    for key, value in (("env_vars", code.env_vars), ("secrets", code.secrets), ("network", code.network)):
-        if value is not None:
-            asset[key] = value
+    asset = asset_answer(function, function.code)
     if contents is not None:
-        asset["assets"] = [
-            {
-                "asset_name": item.name,
-                "asset_type": item.kind,
-                "asset_value": base64.b64encode(content).decode(),
-                "link": False,
-            }
-            for item, content in zip(code.assets, contents, strict=True)
-        ]
+        asset["assets"] = list(map(item_answer, function.code.assets, contents))
     answer: dict[str, Any] = {
         **function_summary(function),
         "compute_asset": asset,
@@ -284,8 +238,24 @@ def function_answer(function: Function, contents: list[bytes] | None = None) -> 
         if given is not None:
             answer[name] = given
     if contents is not None:
-        answer["version"] = code.version
+        answer["version"] = function.code.version
     return answer
+
+
+def asset_answer(function: Function, code: CodeVersion) -> dict[str, Any]:
+    """Return a version of a function's code as the API answers it, without its items."""
+    asset: dict[str, Any] = {
+        "collection_topic": function.collection_topic,
+        "service": function.service,
+        "runtime": code.runtime,
+        "handler": code.handler,
+        "timeout": code.timeout_ms,
+        "read_only_fs": code.read_only_fs,
+    }
+    for key, value in (("env_vars", code.env_vars), ("secrets", code.secrets), ("network", code.network)):
+        if value is not None:
+            asset[key] = value
+    return asset
 
 
 def decoded(text: str) -> str:

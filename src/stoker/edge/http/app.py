@@ -1,8 +1,9 @@
-"""Every route but invoke, as one ASGI application: health, functions, and JSON for whatever goes wrong."""
+"""Every route but invoke, as one ASGI application: health, its doors, and JSON for whatever goes wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -12,7 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stoker.edge.errors import ErrorAnswers
-from stoker.edge.http.functions import FunctionRoutes, answer
+from stoker.edge.http.functions import answer
 from stoker.model.errors import InvalidRequest, MethodNotAllowed, NotFound, StokerError
 
 
@@ -29,8 +30,16 @@ class RawPaths:
         await self._app(scope, receive, send)
 
 
+class Door(Protocol):
+    """The routes of one noun."""
+
+    def routes(self) -> list[Route]:
+        """Return every route; paths keep their percent-encoding."""
+        ...
+
+
 def make_app(
-    functions: FunctionRoutes,
+    doors: Sequence[Door],
     errors: ErrorAnswers,
     problem: Callable[[], str | None],
     notes: Callable[[], Mapping[str, object]],
@@ -61,7 +70,7 @@ def make_app(
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
-        *functions.routes(),
+        *(route for door in doors for route in door.routes()),
         Route(
             invoke, misled_invoke, methods=["POST"]
         ),  # the lean path serves it; here for other verbs' Allow

@@ -1,10 +1,11 @@
-"""The routes of functions, collections and stored assets.
+"""The routes of functions and of recent invocations.
 
 Reads envelopes, asks the catalog, writes envelopes. Does not know how anything is stored or run.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,8 +19,10 @@ from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http import api
 from stoker.edge.http.access import Access, may, require
 from stoker.edge.http.body import read_whole
+from stoker.edge.http.conditions import etag, if_match, is_strict
+from stoker.edge.http.items import read_assets
 from stoker.edge.http.listing import listed
-from stoker.model.errors import InvalidRequest, TooLarge
+from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
 from stoker.records.recent import RecentInvocations
 
@@ -35,7 +38,7 @@ def success() -> Response:
 
 
 class FunctionRoutes:
-    """Functions, the collections they live in, objects for linked assets, recent invocations."""
+    """Functions, in all collections and in one, and recent invocations."""
 
     def __init__(
         self, catalog: Catalog, fold: Fold, access: Access, recent: RecentInvocations, limits: Limits
@@ -56,7 +59,6 @@ class FunctionRoutes:
             Route(one, self.get, methods=["GET"]),
             Route(one, self.patch, methods=["PATCH"]),
             Route(one, self.delete, methods=["DELETE"]),
-            Route("/compute/assets/{key}", self.put_asset, methods=["PUT"]),
             Route("/compute/invocations/{invocation}", self.get_invocation, methods=["GET"]),
             Route("/compute/invocations/{invocation}/log", self.get_log, methods=["GET"]),
         ]
@@ -64,7 +66,7 @@ class FunctionRoutes:
     async def create(self, request: Request) -> Response:
         """`POST /compute/functions`: 201 with the function as it is stored."""
         account = self._access.account(request, "functions:write")
-        body, plain = api.read_body(await read_whole(request), api.FunctionCreate, strict=_is_strict(request))
+        body, plain = api.read_body(await read_whole(request), api.FunctionCreate, strict=is_strict(request))
         asset = body.compute_asset
         collection = asset.collection_topic if asset.collection_topic is not None else asset.namespace
         if collection is None:
@@ -72,17 +74,16 @@ class FunctionRoutes:
                 "compute_asset.collection_topic is required", field="/compute_asset/collection_topic"
             )
 
-        async def stored(key: str) -> bytes | None:
-            return await self._catalog.object_content(account, key)
-
         function = await self._catalog.create_function(
             account,
             FunctionDraft(
                 name=body.name,
                 collection=collection,
                 handler=asset.handler,
-                assets=await api.read_assets(
-                    asset.assets or [], stored, bytes_max=self._limits.code_bytes_max
+                assets=read_assets(
+                    asset.assets or [],
+                    partial(self._catalog.objects.find, account),
+                    bytes_max=self._limits.code_bytes_max,
                 ),
                 runtime=asset.runtime or "nodejs",
                 timeout=asset.timeout,
@@ -134,37 +135,23 @@ class FunctionRoutes:
         """`GET` of one function, its assets inline."""
         function = self._entry(request, "functions:read").function
         contents = await self._catalog.contents_of(function)
-        return answer(
-            {"body": api.function_answer(function, contents)}, headers={"ETag": f'"{function.revision}"'}
-        )
+        return answer({"body": api.function_answer(function, contents)}, headers=etag(function.revision))
 
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one function: what is given replaces that key whole."""
         entry = self._entry(request, "functions:write")
-        typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=_is_strict(request))
+        typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=is_strict(request))
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
         await self._catalog.patch_function(
-            entry.function.account, entry, changes, revisions=_if_match(request)
+            entry.function.account, entry, changes, revisions=if_match(request)
         )
         return success()
 
     async def delete(self, request: Request) -> Response:
         """`DELETE` of one function."""
         entry = self._entry(request, "functions:write")
-        await self._catalog.delete_function(entry.function.account, entry, revisions=_if_match(request))
+        await self._catalog.delete_function(entry.function.account, entry, revisions=if_match(request))
         return success()
-
-    async def put_asset(self, request: Request) -> Response:
-        """`PUT /compute/assets/{key}`: raw bytes for assets with `link: true`."""
-        account = self._access.account(request, "functions:write")
-        key = api.decoded(request.path_params["key"])
-        if not 1 <= len(key) <= 1024:
-            raise InvalidRequest("a key has 1 to 1024 characters")
-        content = await read_whole(request)
-        if len(content) > self._limits.code_bytes_max:
-            raise TooLarge(f"an asset is at most {self._limits.code_bytes_max} bytes")
-        await self._catalog.put_object(account, key, content)
-        return answer({"body": {"key": key, "size_bytes": len(content)}}, 201)
 
     async def get_invocation(self, request: Request) -> Response:
         """`GET /compute/invocations/{id}` of a recent call."""
@@ -207,21 +194,3 @@ class FunctionRoutes:
         if outcome.log_bytes > len(log):
             log += f"\n[stoker: {outcome.log_bytes - len(log)} more bytes were cut]\n".encode()
         return Response(log, media_type="text/plain; charset=utf-8")
-
-
-def _is_strict(request: Request) -> bool:
-    return api.asks_for_strict(request.query_params.get("strict"))
-
-
-def _if_match(request: Request) -> frozenset[int] | None:
-    """Return the revisions that `If-Match` allows; None for any. A tag that is none of ours matches none."""
-    text = request.headers.get("if-match")
-    if text is None or text.strip() == "*":
-        return None
-    tags = (tag.strip() for tag in text.split(","))
-    numbers = (tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"')
-    return frozenset(int(number) for number in numbers if _is_number(number))
-
-
-def _is_number(text: str) -> bool:
-    return len(text) <= 20 and text.isascii() and text.isdigit()

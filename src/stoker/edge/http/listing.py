@@ -27,15 +27,22 @@ def listed(
     `place` is a number that grows from item to item and stays with it; `answer` is how an item is shown.
     Raises InvalidRequest.
     """
-    total = len(items)
-    more: dict[str, object] = {}
+    page, rest = page_of(request, items, place)
+    return {"body": {"results": [answer(item) for item in page], **rest}}
+
+
+def page_of(
+    request: Request, items: Sequence[T], place: Callable[[T], int]
+) -> tuple[Sequence[T], dict[str, object]]:
+    """Return the page of `items`, and what stands beside the results; as `listed` for the rest."""
+    rest: dict[str, object] = {"results_total": len(items)}
     limit, after = _limit_of(request), _cursor_of(request)
     if after is not None:
         items = [item for item in items if place(item) > after]
     if limit is not None and len(items) > limit:
         items = items[:limit]
-        more["next_cursor"] = _cursor(place(items[-1]))
-    return {"body": {"results": [answer(item) for item in items], "results_total": total, **more}}
+        rest["next_cursor"] = _cursor(place(items[-1]))
+    return items, rest
 
 
 def _limit_of(request: Request) -> int | None:
