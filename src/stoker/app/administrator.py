@@ -5,10 +5,10 @@ Owns `DATA/token`, where the command line on the same machine finds it. Does not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+from stoker.app.private_file import write_private
 from stoker.catalog import events
 from stoker.catalog.fold import Fold
 from stoker.catalog.journal import Log
@@ -39,7 +39,8 @@ async def ensure_administrator(
         return None
     token = kept or new_token()
     if kept is None:
-        _write(file, token)  # before its hash is stored: a crash in between must not lock everybody out
+        # before its hash is stored: a crash in between must not lock everybody out
+        write_private(file, token + "\n")
     await _store(fold, log, None, token, now_ms)
     return token
 
@@ -63,18 +64,3 @@ def _read(file: Path) -> str | None:
         return file.read_text().strip() or None
     except FileNotFoundError:
         return None
-
-
-def _write(file: Path, token: str) -> None:
-    beside = file.with_suffix(".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(token + "\n")
-        stream.flush()
-        os.fsync(descriptor)
-    os.replace(beside, file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from stoker.app.administrator import ensure_administrator
 from stoker.app.install import runtimes_directory
+from stoker.app.nats_access import NatsAccess, remove
 from stoker.app.open_files import connections_max_of, raise_open_files
 from stoker.app.privileges import drop_root
 from stoker.app.settings import Settings
@@ -26,6 +27,7 @@ from stoker.backbone.embedded import EmbeddedServer
 from stoker.backbone.event_log import Event, EventLog
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
+from stoker.backbone.responder import Responder
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import cpu_millis_of
 from stoker.catalog.fold import Fold
@@ -33,6 +35,7 @@ from stoker.catalog.references import Content
 from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
+from stoker.edge.http.api import rfc3339
 from stoker.edge.http.app import Door, make_app
 from stoker.edge.http.assets import AssetRoutes
 from stoker.edge.http.collections import CollectionRoutes
@@ -40,10 +43,16 @@ from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.server import HttpServer
-from stoker.invocation.invoker import Invoker
+from stoker.edge.http.services import ServiceRoutes
+from stoker.edge.nats.discovery import Discovery
+from stoker.edge.nats.door import NatsDoor
+from stoker.edge.services import Counters, Services
+from stoker.invocation.invoker import Invoker, Recorder
+from stoker.model.call import Call
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
+from stoker.model.outcome import Outcome
 from stoker.records.recent import RecentInvocations
 from stoker.runtimes.launch_plans import ensure
 from stoker.sandbox.choose import open_engine
@@ -56,6 +65,8 @@ VERIFIED_AT_START_BYTES = 64 * MIB
 """Contents up to here are read and checked before the server is ready, the rest in the background."""
 CODE_CACHE_BYTES_MAX = 2048 * MIB
 TRIM_S = 60.0
+CONNECTION_NAMES = ("stoker", "stoker door")
+"""The store's connection, and another for what clients of NATS send: they must not hold up the store."""
 
 
 class ListenFailed(StokerError):
@@ -73,8 +84,10 @@ class Server:
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._damage: str | None = None
         self._connection: Connection | None = None
+        self._bus: Responder | None = None
         self._pool: Pool | None = None
         self._http: HttpServer | None = None
+        self._nats_door: NatsDoor | None = None
         self._invoker: Invoker | None = None
         self._engine: Engine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,17 +165,25 @@ class Server:
 
     async def _open_backbone(self) -> JetStream:
         settings = self._settings
+        access_file = settings.data / "nats.json"
         if settings.nats:
-            connection = Connection(settings.nats)
+            remove(access_file)  # of an embedded server that is not there any more
+            connections = [Connection(settings.nats, name=name) for name in CONNECTION_NAMES]
         else:
-            nats = EmbeddedServer(settings.data / "nats")
+            access = NatsAccess(access_file)
+            nats = EmbeddedServer(settings.data / "nats", client=access.credentials, port=access.port)
             await nats.start()
             self._undo.append(nats.stop)
-            connection = Connection.to_embedded(nats)
-        self._connection = connection
-        await connection.open()
-        self._undo.append(connection.close)
-        return JetStream(connection)
+            access.write(nats.url)
+            connections = [Connection.to_embedded(nats, name=name) for name in CONNECTION_NAMES]
+        for connection in connections:
+            await connection.open()
+            self._undo.append(connection.close)
+        self._connection = connections[0]
+        self._bus = Responder(connections[1])
+        await self._bus.open()
+        self._undo.append(self._bus.close)
+        return JetStream(self._connection)
 
     async def _open_edge(
         self,
@@ -178,12 +199,16 @@ class Server:
         errors = ErrorAnswers(edge_log)
         access = Access(Authenticator(fold))
         recent = RecentInvocations()
-        invoker = self._invoker = Invoker(catalog, pool, recent, limits, clock=time.monotonic)
+        counters = Counters()
+        services = Services(fold, counters)
+        ends = _Ends(counters, recent)
+        invoker = self._invoker = Invoker(catalog, pool, ends, limits, clock=time.monotonic)
         doors: list[Door] = [
             FunctionRoutes(catalog, fold, access, recent, limits),
             AssetRoutes(catalog, fold, access, limits),
             CollectionRoutes(catalog, fold, access),
             RuntimeRoutes(access, runtime_versions),
+            ServiceRoutes(fold, access, services),
         ]
         invoke = InvokeRoute(fold, access, invoker, errors)
         http = self._http = HttpServer(
@@ -200,6 +225,19 @@ class Server:
             await http.stop(drain_ms=0)
 
         self._undo.append(stop)
+        await self._open_nats_door(fold, invoker, errors, services)
+
+    async def _open_nats_door(
+        self, fold: Fold, invoker: Invoker, errors: ErrorAnswers, services: Services
+    ) -> None:
+        assert self._bus is not None
+        bus = self._bus
+        log = get_logger("stoker.edge")
+        discovery = Discovery(services, bus, log, started=rfc3339(_now_ms()))
+        await discovery.open()
+        self._undo.append(discovery.close)
+        door = self._nats_door = NatsDoor(fold, invoker, errors, bus, log)
+        await door.open()
 
     def _listen(self) -> socket.socket:
         settings = self._settings
@@ -252,8 +290,10 @@ class Server:
         """Take no new work and return when what was accepted has ended, after `drain_ms_max` at most."""
         assert self._http is not None
         assert self._invoker is not None
+        assert self._nats_door is not None
         self._invoker.closed = True
-        await self._http.stop(drain_ms=self._settings.limits.drain_ms_max)
+        drain_ms = self._settings.limits.drain_ms_max
+        await asyncio.gather(self._http.stop(drain_ms=drain_ms), self._nats_door.drained(wait_ms=drain_ms))
 
     async def close(self) -> None:
         """End everything that was started, the last first. Harmless when repeated."""
@@ -291,6 +331,18 @@ class Server:
 
     def _notice(self, event: str, fields: Mapping[str, object]) -> None:
         get_logger("stoker.sandbox").info(event, **fields)
+
+
+class _Ends:
+    """Tells the end of a call to who counts and to who records."""
+
+    def __init__(self, counters: Counters, recorder: Recorder) -> None:
+        self._counters = counters
+        self._recorder = recorder
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        self._counters.ended(call, outcome)
+        self._recorder.ended(call, outcome)
 
 
 class _Unpacker:

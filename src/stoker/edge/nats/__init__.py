@@ -1,0 +1,1 @@
+"""The API over NATS: functions called on their subjects, and found by service discovery."""
