@@ -210,14 +210,23 @@ def test_a_wrong_option_is_named_and_exits_2(data: Path, options: tuple[str, ...
     assert word in ended.stderr
 
 
-def test_an_unknown_key_of_the_file_is_named_and_exits_2(data: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pol = '4,4'", ("pol is not known",)),
+        ("[limits]\nlog_bytes = 1", ("limits.log_bytes is not known",)),
+        ("[limits]\nlog_bytes_max = 0", ("limits.log_bytes_max is from 1 to ", ", not 0")),
+        ("[limits]\ntimeout_ms_max = 10", ("limits.timeout_ms_default (30000)", "timeout_ms_max (10)")),
+    ],
+)
+def test_a_wrong_key_of_the_file_is_named_and_exits_2(data: Path, text: str, words: tuple[str, ...]) -> None:
     data.mkdir(mode=0o700)
-    (data / "server.toml").write_text("pol = '4,4'\n")
+    (data / "server.toml").write_text(f"{text}\n")
 
     ended = run_to_its_end(data)
 
     assert ended.returncode == 2
-    assert "pol" in ended.stderr
+    assert all(word in ended.stderr for word in words), ended.stderr
 
 
 def test_nats_killed_alone_comes_back_and_nobody_hangs(running: list[ServerProcess], data: Path) -> None:

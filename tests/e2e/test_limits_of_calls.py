@@ -6,6 +6,7 @@ The same tests run against the defaults and against a server with small limits.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -227,11 +228,15 @@ def test_there_are_as_many_instances_as_the_limit_and_who_waits_longer_than_its_
     place: Place,
 ) -> None:
     memory_mb = 139
-    name = place.client.function("instances", HOLD, size=f"{memory_mb}MB", timeout=2 * HOLDS_MS)
+    rest: dict[str, Any] = {"size": f"{memory_mb}MB", "timeout": 2 * HOLDS_MS}
+    first, second = (place.client.function(name, HOLD, **rest) for name in ("first", "second"))
     most = place.limits.instances_max
 
-    with sent(place.client, name, [{"ms": HOLDS_MS}] * (most + 1)) as sockets:
-        answer = first_answer(sockets)
+    with (
+        sent(place.client, first, [{"ms": HOLDS_MS}] * (most // 2)) as some,
+        sent(place.client, second, [{"ms": HOLDS_MS}] * (most - most // 2 + 1)) as others,
+    ):
+        answer = first_answer(some + others)
         serving = groups_with_memory_limit(memory_mb * MIB)
 
     assert failure(answer) == (503, "no_capacity")
