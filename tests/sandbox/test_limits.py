@@ -64,6 +64,47 @@ async def test_what_fits_into_the_memory_is_left_alone(boot: Boot) -> None:
     assert not usage.processes_limit_hit
 
 
+async def test_the_peak_of_the_memory_is_seen_at_any_time_and_stays_after_the_end(boot: Boot) -> None:
+    guest = await boot(limits=SMALL)
+    before = guest.sandbox.memory_peak()
+    await guest.run(EAT.replace("400", "30") + "; del kept")
+    grown = guest.sandbox.memory_peak()
+
+    await guest.run(EAT)
+    await guest.sandbox.ended()
+
+    assert 0 < before < 30 * MIB <= grown <= 64 * MIB
+    assert 60 * MIB <= guest.sandbox.memory_peak() <= 64 * MIB
+
+
+async def test_the_figures_are_those_of_the_sandbox_and_in_force(boot: Boot) -> None:
+    guest = await boot(limits=replace(SMALL, processes=10))
+    spin = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
+    await guest.run(spin + EAT.replace("400", "20"))
+
+    stats = await guest.sandbox.stats()
+
+    assert stats is not None
+    used, memory = stats["cpu"]["usage"], stats["memory"]["usage"]
+    assert used["total"] >= 200_000_000
+    assert used["user"] > 0
+    assert set(stats["cpu"]["throttling"]) == {"periods", "throttledPeriods", "throttledTime"}
+    assert memory["limit"] == 64 * MIB
+    assert 20 * MIB <= memory["usage"] <= memory["max"] <= 64 * MIB
+    assert sum(stats["memory"]["raw"].values()) > 20 * MIB
+    assert 1 <= stats["pids"]["current"] < stats["pids"]["limit"] <= 10 + 5
+    assert isinstance(stats["blkio"]["ioServiceBytesRecursive"], list)
+
+
+async def test_what_has_ended_has_no_figures(boot: Boot) -> None:
+    guest = await boot()
+    guest.sandbox.kill()
+    killed = await guest.sandbox.stats()
+    await guest.sandbox.ended()
+
+    assert (killed, await guest.sandbox.stats()) == (None, None)
+
+
 async def test_forking_without_end_is_refused_at_the_limit_and_counted(
     runtime: str, site: Site, no_leftovers: None
 ) -> None:

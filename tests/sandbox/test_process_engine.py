@@ -80,6 +80,24 @@ async def test_an_end_tells_the_exit_code_or_the_signal(
     assert end.memory_peak_bytes > 0
 
 
+async def test_the_figures_of_a_process_are_the_kernels_and_without_limits(boot: Boot) -> None:
+    guest = await boot()
+    await guest.run("kept = bytearray(30 << 20)")
+
+    stats = await guest.sandbox.stats()
+    peak = guest.sandbox.memory_peak()
+    guest.sandbox.kill()
+    end = await guest.sandbox.ended()
+
+    assert stats is not None
+    assert 30 << 20 <= stats["memory"]["usage"]["usage"] <= stats["memory"]["usage"]["max"] <= peak
+    assert stats["memory"]["usage"]["limit"] == 0
+    assert stats["pids"]["current"] >= 1
+    assert stats["cpu"]["usage"]["total"] >= stats["cpu"]["usage"]["user"]
+    assert guest.sandbox.memory_peak() == end.memory_peak_bytes > 0
+    assert await guest.sandbox.stats() is None
+
+
 async def test_a_kill_takes_the_group_and_its_folder(boot: Boot) -> None:
     guest = await boot()
     child = await guest.run("""

@@ -122,6 +122,114 @@ def test_version_2_reads_what_was_counted(unified: Path) -> None:
     assert groups.path("aa") == f"/{NAME}/aa"
 
 
+def test_version_2_tells_the_limit_as_the_peak_of_an_end_for_want_of_memory_where_none_is_counted(
+    unified: Path,
+) -> None:
+    group = unified / NAME / "aa"
+    (group / "memory.peak").unlink()
+    (group / "memory.current").write_text("4096\n")
+    (group / "memory.max").write_text(f"{1 << 27}\n")
+    groups = CgroupsV2(str(unified), NAME)
+    before = groups.figures("aa").memory_peak_bytes
+
+    (group / "memory.events").write_text("oom_kill 1\n")
+
+    assert before == 4096
+    assert groups.figures("aa").memory_peak_bytes == 1 << 27
+    assert groups.memory_file("aa") == str(group / "memory.current")
+
+
+def test_version_2_counts_in_the_shape_of_oci_runtimes(unified: Path) -> None:
+    group = unified / NAME / "aa"
+    for name, text in {
+        "cpu.stat": "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\n",
+        "memory.stat": "anon 11\nfile 22\nunknown_to_us 33\n",
+        "memory.current": "1000\n",
+        "memory.max": "134217728\n",
+        "memory.events": "low 0\nmax 4\n",
+        "io.stat": "8:16 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=0 dios=0\n",
+    }.items():
+        (group / name).write_text(text)
+
+    assert CgroupsV2(str(unified), NAME).stats("aa") == {
+        "cpu": {
+            "usage": {"total": 30_000, "user": 20_000, "kernel": 10_000},
+            "throttling": {"periods": 5, "throttledPeriods": 2, "throttledTime": 7_000},
+        },
+        "memory": {
+            "usage": {"usage": 1000, "limit": 1 << 27, "max": 1 << 20, "failcnt": 4},
+            "cache": 22,
+            "raw": {"anon": 11, "file": 22},
+        },
+        "pids": {"current": 3, "limit": 512},
+        "blkio": {
+            "ioServiceBytesRecursive": [
+                {"major": 8, "minor": 16, "op": "Read", "value": 100},
+                {"major": 8, "minor": 16, "op": "Write", "value": 200},
+            ]
+        },
+    }
+
+
+def test_version_2_counts_without_limits_and_without_the_io_controller(unified: Path) -> None:
+    group = unified / NAME / "aa"
+    for name in ("cpu.stat", "memory.stat"):
+        (group / name).write_text("")
+    (group / "memory.current").write_text("1000\n")
+    (group / "pids.max").write_text("max\n")
+
+    stats = CgroupsV2(str(unified), NAME).stats("aa")
+
+    assert stats["memory"]["usage"]["limit"] == 0
+    assert stats["pids"]["limit"] == 0
+    assert stats["blkio"] == {"ioServiceBytesRecursive": []}
+
+
+def test_version_1_counts_in_the_shape_of_oci_runtimes(tmp_path: Path) -> None:
+    group = tmp_path / NAME / "aa"
+    group.mkdir(parents=True)
+    for name, text in {
+        "cpuacct.usage": "30\n",
+        "cpuacct.usage_user": "20\n",
+        "cpuacct.usage_sys": "10\n",
+        "cpu.stat": "nr_periods 5\nnr_throttled 2\nthrottled_time 7\n",
+        "memory.stat": "cache 22\nrss 11\ntotal_cache 33\n",
+        "memory.usage_in_bytes": "1000\n",
+        "memory.limit_in_bytes": "134217728\n",
+        "memory.max_usage_in_bytes": "2000\n",
+        "memory.failcnt": "4\n",
+        "pids.current": "3\n",
+        "pids.max": "67\n",
+        "blkio.throttle.io_service_bytes_recursive": "8:16 Read 100\n8:16 Write 200\nTotal 300\n",
+    }.items():
+        (group / name).write_text(text)
+    mounts = [Mount(str(tmp_path), 1, ("memory", "pids", "cpu", "cpuacct", "blkio"))]
+
+    everything = CgroupsV1(mounts, NAME).stats("aa")
+    least = CgroupsV1([Mount(str(tmp_path), 1, ("memory", "pids", "cpu"))], NAME).stats("aa")
+
+    assert everything == {
+        "cpu": {
+            "usage": {"total": 30, "user": 20, "kernel": 10},
+            "throttling": {"periods": 5, "throttledPeriods": 2, "throttledTime": 7},
+        },
+        "memory": {
+            "usage": {"usage": 1000, "limit": 1 << 27, "max": 2000, "failcnt": 4},
+            "cache": 22,
+            "raw": {"cache": 22, "rss": 11},
+        },
+        "pids": {"current": 3, "limit": 67},
+        "blkio": {
+            "ioServiceBytesRecursive": [
+                {"major": 8, "minor": 16, "op": "Read", "value": 100},
+                {"major": 8, "minor": 16, "op": "Write", "value": 200},
+            ]
+        },
+    }
+    assert least["cpu"]["usage"] == {"total": 0, "user": 0, "kernel": 0}
+    assert least["blkio"] == {"ioServiceBytesRecursive": []}
+
+
 def test_a_group_that_is_gone_has_counted_nothing(tmp_path: Path) -> None:
     nothing = Figures(0, processes_limit_hit=False, out_of_memory=False)
     mounts = [Mount(str(tmp_path), 1, ("memory", "pids", "cpu"))]

@@ -13,6 +13,8 @@ from stoker.sandbox.protocol import (
     Assign,
     Boot,
     Booted,
+    Count,
+    Counted,
     Done,
     Ended,
     Failed,
@@ -41,6 +43,7 @@ REQUESTS: list[Request] = [
     ASSIGN,
     Assign(4, SANDBOX, None, False, 1 << 20, 1, 0),
     Usage(5, SANDBOX),
+    Count(6, SANDBOX),
     Hurry(SANDBOX),
     Kill(SANDBOX),
 ]
@@ -51,6 +54,8 @@ REPORTS: list[Report] = [
     Done(2),
     Failed(3, "because\nof this"),
     Used(4, 1 << 20, True),
+    Counted(5, {"cpu": {"usage": {"total": (1 << 64) - 1}}, "blkio": {"x": [{"op": "Read", "value": 0}]}}),
+    Counted(6, {}),
     Ended(SANDBOX, None, 9, True, True, False, 1 << 20),
     Ended(SANDBOX, 0, None, False, False, False, 0),
     Note("sandbox.leftover", "busy"),
@@ -135,6 +140,28 @@ def test_unknown_missing_and_foreign_fields_are_refused(change: str) -> None:
 def test_any_other_packet_is_malformed_and_no_other_error(packet: bytes) -> None:
     with pytest.raises(Malformed):
         request(packet)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        [],
+        {"a": -1},
+        {"a": 1 << 64},
+        {"a": 1.5},
+        {"a": True},
+        {"a": None},
+        {"a": "/sys/fs/cgroup"},
+        {"../a": 1},
+        {"a": {"a": {"a": {"a": {"a": {"a": 1}}}}}},
+    ],
+)
+def test_figures_that_are_no_tree_of_counts_are_refused(figures: Any) -> None:
+    packet = encode(Counted(5, {}))
+    fields = {**json.loads(packet), "figures": figures}
+
+    with pytest.raises(Malformed):
+        report(json.dumps(fields).encode())
 
 
 def test_nesting_without_end_is_malformed() -> None:

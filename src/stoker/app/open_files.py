@@ -11,8 +11,8 @@ from stoker.model.limits import Limits
 
 FILES_MAX = 65_536
 """More is of no use: connections are bounded, and some programs count up to the limit."""
-FILES_OF_AN_INSTANCE = 4
-"""Wire, output, where output is drained to, and one on its way."""
+FILES_OF_AN_INSTANCE = 5
+"""Wire, output, where output is drained to, the peak of its memory, and one on its way."""
 FILES_OF_THE_REST = 256
 """Runtimes that boot, NATS, code that is unpacked, the store."""
 

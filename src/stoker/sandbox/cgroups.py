@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
+from stoker.sandbox.stats import Stats
+
 NEEDED = ("memory", "pids", "cpu")
 SPARE_SHARES = 2
 """The lowest there is: a spare that boots must not be felt by a function that runs."""
@@ -57,6 +59,13 @@ class Cgroups(Protocol):
 
     def figures(self, sandbox: str) -> Figures:
         """Return what was counted; zeros where the group is gone."""
+
+    def memory_file(self, sandbox: str) -> str:
+        """Return the path of the file whose number is the peak of its memory, or, on kernels that count none,
+        its memory as it is."""
+
+    def stats(self, sandbox: str) -> Stats:
+        """Return all that is counted, as `stats_of` shapes it."""
 
     def members(self, sandbox: str) -> list[int]:
         """Return the processes in the group, by the pids of the caller's namespace."""
@@ -116,6 +125,14 @@ def write(path: str, value: int | str) -> None:
         os.write(handle, str(value).encode())
     finally:
         os.close(handle)
+
+
+def read_if_there(path: str) -> str:
+    """Return the text of a control file; nothing where this machine has none of the kind."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return ""
 
 
 def counter(text: str, name: str) -> int:

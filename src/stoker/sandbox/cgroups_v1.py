@@ -15,9 +15,27 @@ from stoker.sandbox.cgroups import (
     Mount,
     counter,
     read,
+    read_if_there,
     removed,
     write,
 )
+from stoker.sandbox.stats import Stats, keyed, limit_of, operations_v1, stats_of
+
+MEMORY_STAT = (
+    "cache",
+    "rss",
+    "mapped_file",
+    "shmem",
+    "swap",
+    "pgfault",
+    "pgmajfault",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+)
+"""What is told of memory.stat."""
 
 
 class CgroupsV1:
@@ -86,12 +104,47 @@ class CgroupsV1:
         memory = self._of("memory", sandbox)
         try:
             return Figures(
-                memory_peak_bytes=int(read(f"{memory}/memory.max_usage_in_bytes")),
+                memory_peak_bytes=int(read(self.memory_file(sandbox))),
                 processes_limit_hit=counter(read(f"{self._of('pids', sandbox)}/pids.events"), "max") > 0,
                 out_of_memory=counter(read(f"{memory}/memory.oom_control"), "oom_kill") > 0,
             )
         except FileNotFoundError:
             return Figures(0, False, False)
+
+    def memory_file(self, sandbox: str) -> str:
+        """Return memory.max_usage_in_bytes."""
+        return f"{self._of('memory', sandbox)}/memory.max_usage_in_bytes"
+
+    def stats(self, sandbox: str) -> Stats:
+        """Read cpuacct, cpu, memory, pids and blkio; zeros for a hierarchy that is not mounted."""
+        memory, pids = self._of("memory", sandbox), self._of("pids", sandbox)
+        throttled = keyed(read(f"{self._of('cpu', sandbox)}/cpu.stat"))
+        counted = keyed(read(f"{memory}/memory.stat"))
+        return stats_of(
+            total_ns=self._number("cpuacct", sandbox, "cpuacct.usage"),
+            user_ns=self._number("cpuacct", sandbox, "cpuacct.usage_user"),
+            kernel_ns=self._number("cpuacct", sandbox, "cpuacct.usage_sys"),
+            throttling=(
+                throttled.get("nr_periods", 0),
+                throttled.get("nr_throttled", 0),
+                throttled.get("throttled_time", 0),
+            ),
+            memory={
+                "usage": int(read(f"{memory}/memory.usage_in_bytes")),
+                "limit": int(read(f"{memory}/memory.limit_in_bytes")),
+                "max": int(read(self.memory_file(sandbox))),
+                "failcnt": int(read(f"{memory}/memory.failcnt")),
+            },
+            cache_bytes=counted.get("cache", 0),
+            memory_stat={name: counted[name] for name in MEMORY_STAT if name in counted},
+            pids={
+                "current": int(read(f"{pids}/pids.current")),
+                "limit": limit_of(read(f"{pids}/pids.max")),
+            },
+            blkio=list(
+                operations_v1(self._text("blkio", sandbox, "blkio.throttle.io_service_bytes_recursive"))
+            ),
+        )
 
     def members(self, sandbox: str) -> list[int]:
         """Read cgroup.procs."""
@@ -116,6 +169,15 @@ class CgroupsV1:
     def close(self) -> bool:
         """Remove the parent in every hierarchy."""
         return all([removed(f"{point}/{self._name}") for point in self._points])
+
+    def _text(self, controller: str, sandbox: str, file: str) -> str:
+        """Return what a file of a controller says that may not be there."""
+        if controller not in self._by_controller:
+            return ""
+        return read_if_there(f"{self._of(controller, sandbox)}/{file}")
+
+    def _number(self, controller: str, sandbox: str, file: str) -> int:
+        return int(self._text(controller, sandbox, file) or 0)
 
     def _of(self, controller: str, sandbox: str) -> str:
         return f"{self._by_controller[controller]}/{self._name}/{sandbox}"

@@ -16,12 +16,30 @@ from stoker.sandbox.cgroups import (
     Figures,
     counter,
     read,
+    read_if_there,
     removed,
     write,
 )
+from stoker.sandbox.stats import Stats, keyed, limit_of, operations_v2, stats_of
 
 CORE_WEIGHT = 100
 """The kernel's default."""
+MEMORY_STAT = (
+    "anon",
+    "file",
+    "kernel_stack",
+    "sock",
+    "shmem",
+    "file_mapped",
+    "pgfault",
+    "pgmajfault",
+    "inactive_anon",
+    "active_anon",
+    "inactive_file",
+    "active_file",
+    "unevictable",
+)
+"""What is told of memory.stat."""
 
 
 class CgroupsV2:
@@ -77,16 +95,51 @@ class CgroupsV2:
     def figures(self, sandbox: str) -> Figures:
         """Read the peak (Linux 5.19 and newer), the kills and the refused forks."""
         group = self._of(sandbox)
-        peak = f"{group}/memory.peak"
         try:
-            events = read(f"{group}/memory.events")
+            out_of_memory = counter(read(f"{group}/memory.events"), "oom_kill") > 0
+            peak = int(read(self.memory_file(sandbox)))
+            if out_of_memory:  # without memory.peak that is what is left after the kill
+                peak = max(peak, limit_of(read(f"{group}/memory.max")))
             return Figures(
-                memory_peak_bytes=int(read(peak if os.path.exists(peak) else f"{group}/memory.current")),
+                memory_peak_bytes=peak,
                 processes_limit_hit=counter(read(f"{group}/pids.events"), "max") > 0,
-                out_of_memory=counter(events, "oom_kill") > 0,
+                out_of_memory=out_of_memory,
             )
         except FileNotFoundError:
             return Figures(0, False, False)
+
+    def memory_file(self, sandbox: str) -> str:
+        """Return memory.peak, which Linux 5.19 brought, else memory.current."""
+        peak = f"{self._of(sandbox)}/memory.peak"
+        return peak if os.path.exists(peak) else f"{self._of(sandbox)}/memory.current"
+
+    def stats(self, sandbox: str) -> Stats:
+        """Read cpu, memory and pids, and io where that controller is handed down."""
+        group = self._of(sandbox)
+        cpu, counted = keyed(read(f"{group}/cpu.stat")), keyed(read(f"{group}/memory.stat"))
+        return stats_of(
+            total_ns=cpu.get("usage_usec", 0) * 1000,
+            user_ns=cpu.get("user_usec", 0) * 1000,
+            kernel_ns=cpu.get("system_usec", 0) * 1000,
+            throttling=(
+                cpu.get("nr_periods", 0),
+                cpu.get("nr_throttled", 0),
+                cpu.get("throttled_usec", 0) * 1000,
+            ),
+            memory={
+                "usage": int(read(f"{group}/memory.current")),
+                "limit": limit_of(read(f"{group}/memory.max")),
+                "max": int(read(self.memory_file(sandbox))),
+                "failcnt": counter(read(f"{group}/memory.events"), "max"),
+            },
+            cache_bytes=counted.get("file", 0),
+            memory_stat={name: counted[name] for name in MEMORY_STAT if name in counted},
+            pids={
+                "current": int(read(f"{group}/pids.current")),
+                "limit": limit_of(read(f"{group}/pids.max")),
+            },
+            blkio=list(operations_v2(read_if_there(f"{group}/io.stat"))),
+        )
 
     def members(self, sandbox: str) -> list[int]:
         """Read cgroup.procs."""

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stoker.model.errors import PlatformError, StokerError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
@@ -76,6 +76,13 @@ class Sandbox(Protocol):
     async def usage(self) -> Exit:
         """Return the figures of a living one (`memory_peak_bytes`, `processes_limit_hit`), or, if it has
         ended, what `ended` says."""
+
+    def memory_peak(self) -> int:
+        """Return the most memory it has used so far, in bytes; a quick look, at any time, 0 if unknown."""
+
+    async def stats(self) -> dict[str, Any] | None:
+        """Return what its cgroup counted, as an OCI runtime's `events --stats` does: `cpu` (nanoseconds),
+        `memory`, `pids` and `blkio` (bytes, operations). None if it has ended. Raises PlatformError."""
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
@@ -24,6 +25,7 @@ from stoker.sandbox import copying, kernel
 from stoker.sandbox.bundle import FILES_MAX
 from stoker.sandbox.engine import Sandbox, SandboxGone, Site
 from stoker.sandbox.exits import exit_of
+from stoker.sandbox.stats import stats_of
 from stoker.sandbox.watchdog import Watchdog
 
 FOLDER = "processes"
@@ -83,10 +85,34 @@ class ProcessSandbox:
         return await asyncio.shield(self._exit)
 
     async def usage(self) -> Exit:
-        """Return the peak of the first process alone."""
+        """Return the peak alone."""
         if self._exit.done():
             return self._exit.result()
         return Exit(memory_peak_bytes=_peak_bytes(self._process.pid))
+
+    def memory_peak(self) -> int:
+        """Return the sum of the peaks of the first process and its children."""
+        return self._exit.result().memory_peak_bytes if self._exit.done() else _peak_bytes(self._process.pid)
+
+    async def stats(self) -> dict[str, Any] | None:
+        """Return what the kernel counts of the first process and its children; they have no limits."""
+        if self._exit.done():
+            return None
+        family = _family(self._process.pid)
+        used_bytes = sum(_memory_bytes(pid, "VmRSS") for pid in family)
+        times = [_times(pid) for pid in family]
+        user_ns, kernel_ns = sum(one[0] for one in times), sum(one[1] for one in times)
+        return stats_of(
+            total_ns=user_ns + kernel_ns,
+            user_ns=user_ns,
+            kernel_ns=kernel_ns,
+            throttling=(0, 0, 0),
+            memory={"usage": used_bytes, "limit": 0, "max": self.memory_peak(), "failcnt": 0},
+            cache_bytes=0,
+            memory_stat={},
+            pids={"current": sum(one[2] for one in times), "limit": 0},
+            blkio=[],
+        )
 
     def close_descriptors(self) -> None:
         """Close what no caller has taken."""
@@ -215,8 +241,35 @@ def _copy(code: Code, destination: Path) -> None:
 
 
 def _peak_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), 0) * 1024
+    return sum(_memory_bytes(one, "VmHWM") for one in _family(pid))
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process, which may be a shell that runs the program, and its children."""
+    return [pid, *map(int, _proc(f"{pid}/task/{pid}/children").split())]
+
+
+def _memory_bytes(pid: int, name: str) -> int:
+    """Return what /proc/PID/status says by that name; 0 of one that has ended."""
+    lines = (line.split() for line in _proc(f"{pid}/status").splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words and words[0] == f"{name}:"), 0)
+
+
+def _times(pid: int) -> tuple[int, int, int]:
+    """Return how long a process computed for itself and in the kernel, in nanoseconds, and its threads."""
+    fields = _proc(f"{pid}/stat").rpartition(")")[2].split()
+    if not fields:
+        return 0, 0, 0
+    tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) * tick_ns, int(fields[12]) * tick_ns, int(fields[17])
+
+
+def _proc(file: str) -> str:
+    """Return the text of a file below /proc; nothing if the process has ended."""
+    try:
+        return Path("/proc", file).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _kill_group(leader: int) -> None:

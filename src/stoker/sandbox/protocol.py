@@ -19,6 +19,7 @@ MEMORY_BYTES_MAX = 1 << 50
 CPU_MILLIS_MAX = 1_000_000
 PROCESSES_MAX = 1_000_000
 TAG_MAX = 1 << 53
+COUNT_MAX = (1 << 64) - 1
 
 
 class Malformed(Exception):
@@ -81,6 +82,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Ask for all that is counted of a sandbox; answered by Counted or Failed."""
+
+    tag: int
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hurry:
     """Give a spare the CPU weight of a whole core."""
 
@@ -108,7 +117,8 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Booted:
-    """With three descriptors: wire, output, and a pidfd of the sandbox's first process."""
+    """With four descriptors: wire, output, the file that tells the peak of its memory (to be read from its
+    start), and a pidfd of the sandbox's first process."""
 
     tag: int
     sandbox: str
@@ -139,6 +149,15 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Answer to Count."""
+
+    tag: int
+    figures: dict[str, Any]
+    """As `stats_of` shapes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing of the sandbox runs any more."""
 
@@ -159,8 +178,8 @@ class Note:
     detail: str
 
 
-Request = Boot | Assign | Usage | Hurry | Kill
-Report = Ready | Refused | Booted | Done | Failed | Used | Ended | Note
+Request = Boot | Assign | Usage | Count | Hurry | Kill
+Report = Ready | Refused | Booted | Done | Failed | Used | Counted | Ended | Note
 Check = Callable[[Any], bool]
 
 
@@ -187,6 +206,18 @@ _FOLDER = _text(r"[0-9a-f]{64}")
 _PLAN = _text(r"[a-z][a-z0-9-]{0,31}")
 _PROSE = _text(r".{0,4096}")
 _BYTES = _number(0, MEMORY_BYTES_MAX)
+_COUNT = _number(0, COUNT_MAX)
+_WORD = _text(r"[A-Za-z0-9_]{1,64}")
+
+
+def _figures(value: Any, depth: int = 5) -> bool:
+    """Whether it is a tree of named counts and words, as deep as the shape of the figures is."""
+    if type(value) is dict:
+        return depth > 0 and all(_WORD(name) and _figures(one, depth - 1) for name, one in value.items())
+    if type(value) is list:
+        return depth > 0 and all(_figures(one, depth - 1) for one in value)
+    return _COUNT(value) or _WORD(value)
+
 
 _REQUESTS: dict[str, tuple[type, dict[str, Check]]] = {
     "Boot": (Boot, {"tag": _TAG, "plan": _PLAN, "urgent": _flag}),
@@ -203,6 +234,7 @@ _REQUESTS: dict[str, tuple[type, dict[str, Check]]] = {
         },
     ),
     "Usage": (Usage, {"tag": _TAG, "sandbox": _SANDBOX}),
+    "Count": (Count, {"tag": _TAG, "sandbox": _SANDBOX}),
     "Hurry": (Hurry, {"sandbox": _SANDBOX}),
     "Kill": (Kill, {"sandbox": _SANDBOX}),
 }
@@ -213,6 +245,10 @@ _REPORTS: dict[str, tuple[type, dict[str, Check]]] = {
     "Done": (Done, {"tag": _TAG}),
     "Failed": (Failed, {"tag": _TAG, "reason": _PROSE}),
     "Used": (Used, {"tag": _TAG, "memory_peak_bytes": _BYTES, "processes_limit_hit": _flag}),
+    "Counted": (
+        Counted,
+        {"tag": _TAG, "figures": lambda value: type(value) is dict and _figures(value)},
+    ),
     "Ended": (
         Ended,
         {

@@ -8,11 +8,12 @@ the gateway is still root, all else after. Does not know mounts or cgroups.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 from collections import deque
-from typing import cast
+from typing import Any, cast
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
@@ -23,6 +24,8 @@ from stoker.sandbox.protocol import (
     Assign,
     Boot,
     Booted,
+    Count,
+    Counted,
     Ended,
     Failed,
     Hurry,
@@ -43,8 +46,8 @@ from stoker.sandbox.protocol import (
 
 START_S_MAX = 15.0
 CLOSE_S_MAX = 5.0
-_DESCRIPTORS = 3
-_DESCRIPTORS_LEAST = 2
+_DESCRIPTORS = 4
+_DESCRIPTORS_LEAST = 3
 """Without a pidfd, of one that ended before it was told of."""
 
 
@@ -54,13 +57,21 @@ class SupervisedSandbox:
     code_root = bundle.CODE
 
     def __init__(
-        self, engine: SupervisedEngine, name: str, pid: int | None, wire: socket.socket, output: int
+        self,
+        engine: SupervisedEngine,
+        name: str,
+        pid: int | None,
+        wire: socket.socket,
+        output: int,
+        memory: int,
     ) -> None:
         self.id = name
         self.pid = pid
         self.wire = wire
         self.output = output
         self._engine = engine
+        self._memory = memory
+        self._memory_peak_bytes = 0
         self._exit: asyncio.Future[Exit] = engine.loop.create_future()
 
     async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
@@ -106,6 +117,24 @@ class SupervisedSandbox:
             raise PlatformError("The supervisor gave a wrong answer.")
         return Exit(memory_peak_bytes=used.memory_peak_bytes, processes_limit_hit=used.processes_limit_hit)
 
+    def memory_peak(self) -> int:
+        """Read the open control file; a microsecond. What it was when it is gone."""
+        if not self._exit.done():
+            with contextlib.suppress(OSError):  # its cgroup may go before we are told
+                found = int(os.pread(self._memory, 32, 0))
+                self._memory_peak_bytes = max(self._memory_peak_bytes, found)
+        return self._memory_peak_bytes
+
+    async def stats(self) -> dict[str, Any] | None:
+        """Ask the supervisor."""
+        try:
+            counted = await self._engine.ask(Count(self._engine.tag(), self.id))
+        except _Refusal:
+            return None
+        if not isinstance(counted, Counted):
+            raise PlatformError("The supervisor gave a wrong answer.")
+        return counted.figures
+
     def close_descriptors(self) -> None:
         """Close what no caller has taken."""
         self.wire.close()
@@ -114,6 +143,8 @@ class SupervisedSandbox:
     def settle(self, end: Exit) -> None:
         """Wake who waits for the end; the first call counts."""
         if not self._exit.done():
+            os.close(self._memory)
+            self._memory_peak_bytes = max(self._memory_peak_bytes, end.memory_peak_bytes)
             self._exit.set_result(end)
 
 
@@ -199,7 +230,7 @@ class SupervisedEngine:
         self._tag += 1
         return self._tag
 
-    async def ask(self, wanted: Assign | Usage) -> Report:
+    async def ask(self, wanted: Assign | Usage | Count) -> Report:
         """Send a request and return its answer."""
         return cast(Report, await self._put(wanted.tag, wanted))
 
@@ -289,9 +320,9 @@ class SupervisedEngine:
         os.set_blocking(handles[1], False)
         pid = None
         if len(handles) == _DESCRIPTORS:
-            pid = kernel.pid_behind(handles[2])
-            os.close(handles[2])
-        sandbox = SupervisedSandbox(self, said.sandbox, pid, wire, handles[1])
+            pid = kernel.pid_behind(handles[3])
+            os.close(handles[3])
+        sandbox = SupervisedSandbox(self, said.sandbox, pid, wire, handles[1], handles[2])
         self._sandboxes[said.sandbox] = sandbox
         future = self._asked.pop(said.tag, None)
         if future is None or future.done():

@@ -26,6 +26,8 @@ from stoker.sandbox.protocol import (
     Assign,
     Boot,
     Booted,
+    Count,
+    Counted,
     Done,
     Ended,
     Failed,
@@ -114,7 +116,7 @@ class Supervisor:
             return
         cell = self._cells.get(wanted.sandbox)
         if cell is None or cell.state is not State.LIVE:
-            if isinstance(wanted, Assign | Usage):
+            if isinstance(wanted, Assign | Usage | Count):
                 self._say(Failed(wanted.tag, "the sandbox is gone"))
         elif isinstance(wanted, Kill):
             cell.kill()
@@ -123,8 +125,16 @@ class Supervisor:
         elif isinstance(wanted, Usage):
             figures = self._cgroups.figures(cell.id)
             self._say(Used(wanted.tag, figures.memory_peak_bytes, figures.processes_limit_hit))
+        elif isinstance(wanted, Count):
+            self._count(cell, wanted)
         elif isinstance(wanted, Hurry) and cell.assigned is None:
             self._cgroups.weigh(cell.id, SHARES_PER_CORE)
+
+    def _count(self, cell: Cell, wanted: Count) -> None:
+        try:
+            self._say(Counted(wanted.tag, self._cgroups.stats(cell.id)))
+        except OSError as error:
+            self._say(Failed(wanted.tag, cut(str(error))))
 
     # A life, step by step.
 
@@ -155,11 +165,12 @@ class Supervisor:
                 _kill(pid)
 
     def _runtime_ended(self, cell: Cell, status: int) -> None:
-        gone = None
+        gone = memory = None
         try:
             if status != 0:
                 raise ChildProcessError(self._runtime.complaint(cell.id))
             first_pid = self._runtime.first_process(cell.id)
+            memory = os.open(self._cgroups.memory_file(cell.id), os.O_RDONLY | os.O_CLOEXEC)
             # It may be gone before its runtime returned.
             gone = self._loop.stray(first_pid)
             if gone is None:
@@ -167,6 +178,8 @@ class Supervisor:
                 self._loop.at_end(first_pid, lambda status: self._first_process_ended(cell, status))
                 self._watch(cell)
         except (OSError, ValueError) as error:
+            if memory is not None:
+                os.close(memory)
             self._start_failed(cell, str(error))
             return
         finally:
@@ -174,7 +187,7 @@ class Supervisor:
             if not self._starting:
                 self._loop.drop_strays()
         cell.enter(State.LIVE)
-        handles = (cell.launch.wire, cell.launch.output)
+        handles = (cell.launch.wire, cell.launch.output, memory)
         self._say(
             Booted(cell.boot.tag, cell.id), handles if cell.pidfd is None else (*handles, os.dup(cell.pidfd))
         )
