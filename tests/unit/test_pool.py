@@ -20,6 +20,11 @@ from stoker.worker.eviction import Pressure
 SCARCE = Pressure(available_bytes=50, total_bytes=1000)
 
 
+def versions(bench: PoolBench) -> list[str]:
+    """Return the version of the code in each instance that serves."""
+    return [sandbox.loads[0]["function_version"] for sandbox in bench.serving]
+
+
 @in_fake_time
 async def test_a_call_runs_in_a_spare_that_was_given_the_code_and_the_limits() -> None:
     async with PoolBench() as bench:
@@ -157,8 +162,8 @@ async def test_calls_that_wait_when_the_code_changes_still_run_on_the_old() -> N
         await settled()
 
         assert [bench.outcome(call).result for call in calls] == [b"1", b"1"]
-        assert bench.serving == []
-        assert bench.pool._retired == set()
+        assert versions(bench) == ["2"]
+        assert bench.pool._groups.retired == set()
 
 
 @in_fake_time
@@ -173,7 +178,7 @@ async def test_an_old_version_whose_last_waiting_call_gives_up_is_forgotten() ->
         await passed(6.1)
 
         assert waiting.has_ended
-        assert bench.pool._retired == set()
+        assert bench.pool._groups.retired == set()
 
 
 @in_fake_time
@@ -185,8 +190,8 @@ async def test_an_instance_on_its_way_when_the_code_changes_is_not_left_over() -
         bench.pool.function_changed(old, replace(old, code=replace(old.code, version=2)))
         await settled()
 
-        assert bench.serving == []
-        assert bench.pool._retired == set()
+        assert versions(bench) == ["2"]
+        assert bench.pool._groups.retired == set()
 
 
 @in_fake_time
@@ -253,7 +258,7 @@ async def test_an_instance_that_idled_too_long_is_ended() -> None:
         await passed(3)
 
         assert (before, len(bench.serving)) == (1, 0)
-        assert bench.pool._groups == {}
+        assert bench.pool._groups.living == {}
 
 
 @in_fake_time

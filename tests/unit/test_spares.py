@@ -437,7 +437,7 @@ async def test_code_that_cannot_be_given_is_told_to_one_caller_and_leaves_no_sta
 
         assert bench.code(call) == "platform.error"
         assert [event for event, _ in bench.notes.events] == ["instance_failed"]
-        (group,) = bench.pool._groups.values()
+        (group,) = bench.pool._groups.living.values()
         assert group.size == 0
 
 

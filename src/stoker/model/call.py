@@ -56,7 +56,19 @@ class Call:
     never got to run (no instance in time).
     """
 
-    __slots__ = ("_ended", "caller", "cancel", "created_ms", "function", "id", "payload", "queued_at")
+    __slots__ = (
+        "_ended",
+        "began",
+        "caller",
+        "cancel",
+        "created_ms",
+        "function",
+        "id",
+        "patient",
+        "payload",
+        "queued_at",
+        "replay_of",
+    )
 
     def __init__(
         self,
@@ -68,6 +80,8 @@ class Call:
         ended: Ended,
         caller: str = "",
         created_ms: int = 0,
+        patient: bool = False,
+        began: Callable[[], None] | None = None,
     ) -> None:
         self.id = call_id
         self.function = function
@@ -78,6 +92,12 @@ class Call:
         self.created_ms = created_ms
         """Wall clock, milliseconds since the epoch."""
         self.caller = caller
+        self.patient = patient
+        """Whether it waits for an instance without end, behind all that do not."""
+        self.began = began
+        """Told once, when it begins to run in an instance; not at all if it ends before."""
+        self.replay_of: str | None = None
+        """The id of the invocation that it runs again."""
         self.cancel: Callable[[], None] | None = None
         """Set by the executor while it can be cancelled."""
         self._ended: Ended | None = ended

@@ -63,6 +63,10 @@ class FakeSandbox:
         self.calls: list[Received] = []
         self.assigned: tuple[Code | None, InstanceLimits] | None = None
         self.usage_said = Exit()
+        self.memory_said = 0
+        """The peak of its memory, in bytes."""
+        self.weighed = 0
+        """How often that was looked at."""
         self.assign_fails_with: Exception | None = None
         self.dies_once_assigned = False
         self.kills_held = False
@@ -73,8 +77,8 @@ class FakeSandbox:
         self.ahead: deque[Received] = deque()
         """Calls that wait for their turn inside."""
         self.deaf_to_revoke = False
-        self.revokes: list[bytes] = []
         """Set it for a program that is too busy to hear that a call is asked back."""
+        self.revokes: list[bytes] = []
         self._turn: bytes | None = None
         self._loop = asyncio.get_running_loop()
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
@@ -119,6 +123,16 @@ class FakeSandbox:
         if self.asked is not None:
             await self.asked
         return self._exit.result() if self._exit.done() else self.usage_said
+
+    def memory_peak(self) -> int:
+        """Return `memory_said`, or the peak that it ended with."""
+        self.weighed += 1
+        return self._exit.result().memory_peak_bytes if self._exit.done() else self.memory_said
+
+    async def stats(self) -> dict[str, Any] | None:
+        """Return figures that are this sandbox's own; None once it has ended."""
+        await asyncio.sleep(0)
+        return {"pids": {"current": int(self.id, 16), "limit": 64}} if self.alive else None
 
     # -- what the program does -------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ class PoolBench:
             cores=cores,
             notes=self.notes,
             clock=self.loop.time,
+            now_ms=lambda: int(self.loop.time() * 1000),
         )
         self._ids = 0
 
@@ -104,7 +105,14 @@ class PoolBench:
         if problem is None:
             assert self.problems == [], "the loop was told of what the test does not expect"
 
-    def submit(self, function: Function, payload: bytes = b"1") -> Call:
+    def submit(
+        self,
+        function: Function,
+        payload: bytes = b"1",
+        *,
+        patient: bool = False,
+        began: Callable[[], None] | None = None,
+    ) -> Call:
         """Give the pool a call."""
         self._ids += 1
         call = Call(
@@ -113,6 +121,8 @@ class PoolBench:
             payload,
             queued_at=self.loop.time(),
             ended=lambda call, outcome: self.ends.append((call, outcome)),
+            patient=patient,
+            began=began,
         )
         self.pool.submit(call)
         return call

@@ -16,6 +16,7 @@ from stoker.model.function import Function
 from stoker.model.limits import Limits
 from stoker.worker.instance import Instance
 from stoker.worker.running import cancelled_before_it_began, patience_end
+from stoker.worker.tail import Tap
 
 FIRST_MS = 50.0
 """A first call that has run for so long tells that its function is not a quick one."""
@@ -26,6 +27,8 @@ QUICK_MS = 1.0
 """A call that runs no longer is a quick one."""
 STEADY_CALLS = 64
 """So many quick and silent calls in a row make a function one whose calls may be sent ahead."""
+BEYOND = 3
+"""Patient calls that may wait beyond the places there are."""
 AHEAD_MAX = 16
 """Calls in one instance that wait for their turn."""
 AHEAD_BYTES_MAX = 2048
@@ -54,12 +57,18 @@ class Group:
         self.starting = 0
         self.retired = False
         """True once a newer generation serves: it ends what it has and starts nothing idle."""
+        self.current = False
+        """True once it is known to run the function's newest version: others keep no instances ready."""
+        self.tap: Tap | None = None
+        """Who follows what its calls print."""
         self.run_ms: float | None = None
         self._steady = 0
         """Calls in a row that were quick, ended well and printed nothing."""
         self._waiting: OrderedDict[Call, asyncio.TimerHandle] = OrderedDict()
         """The longest waiting first, each with the timer that ends its patience. Who leaves is out at once:
         callers that come and go must not pile up here."""
+        self._patient: OrderedDict[Call, None] = OrderedDict()
+        """Those whose turn comes once nobody else waits, the longest waiting first."""
         self._limits = limits
         self._loop = loop
         self._grow = grow
@@ -68,7 +77,12 @@ class Group:
     @property
     def waiting(self) -> int:
         """How many calls wait."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._patient)
+
+    @property
+    def waits_patiently(self) -> bool:
+        """Whether calls wait, and all of them are patient."""
+        return bool(self._patient) and not self._waiting
 
     @property
     def size(self) -> int:
@@ -81,21 +95,45 @@ class Group:
         highest = self.function.concurrency.max_instances
         return self._limits.instances_max if highest is None else highest
 
+    @property
+    def instances_min(self) -> int:
+        """How many it is to keep ready."""
+        return self.function.concurrency.min_instances if self.current and not self.retired else 0
+
+    @property
+    def busy(self) -> int:
+        """How many instances run a call."""
+        return sum(1 for instance in self.instances if instance.running)
+
+    @property
+    def room(self) -> int:
+        """How many more patient calls are worth giving to it now.
+
+        As many as find a place, and a few that wait, so that it is seen that more instances are of use; never
+        more in all than the function may have at once.
+        """
+        per_instance = self.function.concurrency.per_instance
+        places = sum(instance.slots for instance in self.instances) + self.starting * per_instance
+        running = sum(len(instance.running) for instance in self.instances)
+        left = self.instances_max * per_instance - running - self.waiting
+        return max(0, min(places + BEYOND - self.waiting, left))
+
     def submit(self, call: Call) -> None:
         """Run the call in a free instance, or let it wait. Raises FunctionBusy if too many wait."""
-        if self._may_go_ahead(call) and not self._waiting:
+        is_next = not self._waiting and not (call.patient and self._patient)
+        if is_next and self._may_go_ahead(call):
             instance = self._worth_lining_up()
             if instance is not None:
                 instance.run(call)
                 return
-        while self.free and not self._waiting:
+        while is_next and self.free:
             instance = self.free[-1]
             if instance.slots <= 1:
                 self.free.pop()
             if instance.slots > 0:
                 instance.run(call)
                 return
-        if len(self._waiting) >= self._limits.waiting_calls_max:
+        if not call.patient and len(self._waiting) >= self._limits.waiting_calls_max:
             raise FunctionBusy(
                 f"{len(self._waiting)} calls of this function wait for an instance already", retry_after_s=1
             )
@@ -103,7 +141,9 @@ class Group:
         self._grow(self)
 
     def _may_go_ahead(self, call: Call) -> bool:
-        return self._steady >= STEADY_CALLS and len(call.payload) <= AHEAD_BYTES_MAX
+        return (
+            self._steady >= STEADY_CALLS and len(call.payload) <= AHEAD_BYTES_MAX and self.tap is None
+        )  # what a call prints is told to followers at once: it must be clear whose it is
 
     def _worth_lining_up(self) -> Instance | None:
         """Return a busy instance in which the call waits for its turn, if that is better than all else.
@@ -122,8 +162,11 @@ class Group:
         return best
 
     def _wait(self, call: Call) -> None:
-        left_s = max(0.0, patience_end(call, self._limits) - self._clock())
-        self._waiting[call] = self._loop.call_later(left_s, self._give_up, call)
+        if call.patient:
+            self._patient[call] = None
+        else:
+            left_s = max(0.0, patience_end(call, self._limits) - self._clock())
+            self._waiting[call] = self._loop.call_later(left_s, self._give_up, call)
         call.cancel = partial(self._cancel, call)
 
     def _give_up(self, call: Call) -> None:
@@ -145,16 +188,24 @@ class Group:
             call.end(cancelled_before_it_began(call, told, self._clock()))
 
     def _leave(self, call: Call) -> bool:
-        timer = self._waiting.pop(call, None)
-        if timer is None:
+        if call in self._patient:
+            del self._patient[call]
+        elif (timer := self._waiting.pop(call, None)) is not None:
+            timer.cancel()
+        else:
             return False
-        timer.cancel()
         call.cancel = None
         return True
 
+    def _first(self) -> Call | None:
+        return next(iter(self._waiting or self._patient), None)
+
     def take_waiting(self) -> Call | None:
-        """Return the call that waits longest, out of the queue; None if none does."""
-        call = next(iter(self._waiting), None)
+        """Return the call whose turn it is, out of the queue; None if none waits.
+
+        That is the one that waits longest, a patient one only if no other does.
+        """
+        call = self._first()
         if call is not None:
             self._leave(call)
         return call
@@ -168,12 +219,11 @@ class Group:
                     self.free.append(instance)
                 return
             instance.run(call)
-        while self._waiting and self._may_go_ahead(next(iter(self._waiting))):
+        while (call := self._first()) is not None and self._may_go_ahead(call):
             if instance.room_ahead(AHEAD_MAX) <= 0:
                 return
-            call = self.take_waiting()
-            if call is not None:
-                instance.run(call)
+            self._leave(call)
+            instance.run(call)
 
     def returned(self, call: Call) -> None:
         """Take back a call that was sent ahead and did not begin: it is the first in the queue again.
@@ -185,7 +235,10 @@ class Group:
             self._refuse(call)
             return
         self._wait(call)
-        self._waiting.move_to_end(call, last=False)
+        if call.patient:
+            self._patient.move_to_end(call, last=False)
+        else:
+            self._waiting.move_to_end(call, last=False)
         self._grow(self)
 
     def observe(self, instance: Instance) -> None:

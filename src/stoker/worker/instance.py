@@ -24,12 +24,17 @@ from stoker.worker.death import failure_of, lost, result_too_large, too_many_pro
 from stoker.worker.output import Output, without_mark
 from stoker.worker.restraint import VAIN_MAX, Rest, rest_s
 from stoker.worker.running import Running, cancelled_before_it_began, patience_end
+from stoker.worker.tail import Tail, Tap
 
 LEAVING_MS_MAX = 500
 """How long a sandbox whose wire has closed may take to end by itself, which tells why it ended."""
 STUCK_MS = 10
 """A call that was sent ahead is asked back once the one before it has run for so long. More than the shims
 let pass before they look for such a word (2 ms), so that it is never missed."""
+
+LONG_MS = 5
+WEIGH_AGAIN_S = 0.1
+"""The memory of an instance is looked up at the end of every long call, else no more often than this."""
 
 
 class Instance(asyncio.Protocol):
@@ -60,6 +65,10 @@ class Instance(asyncio.Protocol):
         self.last_run_ms = 0.0
         self.last_was_silent = False
         self.load_failed = False
+        self.number = 0
+        """Of two that were given to functions the later one has the higher."""
+        self.created_ms = 0
+        """Wall clock, milliseconds since the epoch, when it was given to its function."""
         self.dead = False
         self.running: dict[bytes, Running] = {}
         self._begun: bytes | None = None
@@ -84,6 +93,9 @@ class Instance(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._init_ms = 0.0
+        self._tap: Tap | None = None
+        self._memory_bytes = 0
+        self._weigh_at = 0.0
         self._ending: Failure | None = None
         self._worn = False
         """True once a call in it was given up while others ran: it takes no more and ends with the last."""
@@ -140,12 +152,28 @@ class Instance(asyncio.Protocol):
                 self._ahead_timer = self._loop.call_later(STUCK_MS / 1000, self._look_ahead)
         else:
             deadline = now + timeout_ms / 1000
-            self.running[call_id] = Running(call, now, deadline, self._init_ms)
+            running = self.running[call_id] = Running(call, now, deadline, self._init_ms)
             self._init_ms = 0.0
             self._begun = call_id
             if self._timer is None or deadline < self._timer_at:
                 self._arm(deadline)
             self._write(wire.encode_invoke(call_id, timeout_ms, call.payload))
+            if call.began is not None:
+                self._tell_began(call)
+        if self._tap is not None:
+            running.tail = Tail(self._tap, call_id, self._limits.log_bytes_max)
+
+    def follow(self, tap: Tap | None) -> None:
+        """Tell what calls print from now on, as they print it; None for no more of it."""
+        self._tap = tap
+        self._output.on_more = None if tap is None or self.per_instance > 1 else self._more_output
+        for call_id, running in self.running.items():
+            running.tail = None if tap is None else Tail(tap, call_id, self._limits.log_bytes_max)
+            if running.tail is not None:
+                if self.per_instance > 1:
+                    running.tail.skip(running.own_log or b"")
+                elif self._prints_alone(running):
+                    running.tail.skip(self._output.kept)
 
     def kill(self, failure: Failure | None = None) -> None:
         """End it now. Calls in flight end with `failure`, or as lost."""
@@ -247,10 +275,18 @@ class Instance(asyncio.Protocol):
         call = running.call
         self.running.pop(call.id, None)
         log, log_bytes = running.log or self._log_of(running)
+        if running.tail is not None:
+            running.tail.end(log, log_bytes)
+        if call.began is not None:  # not told before, as it had been asked back
+            self._tell_began(call)
         waited_ms = max(0.0, (running.started - call.queued_at) * 1000)
         init_ms = min(running.init_ms, waited_ms)  # the instance may have been on its way before the call
         run_ms = (now - running.started) * 1000
-        outcome = Outcome(result, failure, log, log_bytes, Timings(waited_ms - init_ms, init_ms, run_ms))
+        if run_ms > LONG_MS or now >= self._weigh_at or self.dead:
+            self._weigh_at = now + WEIGH_AGAIN_S
+            self._memory_bytes = max(self._memory_bytes, self.sandbox.memory_peak())
+        timings = Timings(waited_ms - init_ms, init_ms, run_ms)
+        outcome = Outcome(result, failure, log, log_bytes, timings, self._memory_bytes)
         self.calls_served += 1
         self.last_run_ms = run_ms
         self.last_was_silent = failure is None and not log_bytes
@@ -263,6 +299,16 @@ class Instance(asyncio.Protocol):
                 self._on_free(self)  # its next call goes out before this one is answered: both cores work
         finally:
             self._tell(call, outcome)
+
+    def _tell_began(self, call: Call) -> None:
+        began, call.began = call.began, None
+        try:
+            if began is not None:
+                began()
+        except Exception as error:
+            self._loop.call_exception_handler(
+                {"message": "the beginning of a call could not be told", "exception": error}
+            )
 
     def _tell(self, call: Call, outcome: Outcome) -> None:
         try:
@@ -284,6 +330,8 @@ class Instance(asyncio.Protocol):
         running.deadline = now + running.call.function.code.timeout_ms / 1000
         if self._timer is None or running.deadline < self._timer_at:
             self._arm(running.deadline)
+        if running.call.began is not None and not running.revoked:  # the word may have come before its turn
+            self._tell_began(running.call)
 
     def _look_ahead(self) -> None:
         """Ask back what is stuck behind a call that turned out to be a long one."""
@@ -364,6 +412,17 @@ class Instance(asyncio.Protocol):
                 running.own_log = bytearray()
             running.own_log_bytes += len(text)
             running.own_log += text[: max(0, self._limits.log_bytes_max - len(running.own_log))]
+            if running.tail is not None:
+                running.tail.more(running.own_log, running.own_log_bytes)
+
+    def _more_output(self) -> None:
+        running = None if self._begun is None else self.running.get(self._begun)
+        if running is not None and running.tail is not None and self._prints_alone(running):
+            running.tail.more(self._output.kept, self._output.total)
+
+    def _prints_alone(self, running: Running) -> bool:
+        """Whether all output since the last call's end is its own: no other's turn may have come since."""
+        return running.call.id == self._begun and running.mark is None and not self._ahead
 
     def _log_of(self, running: Running) -> tuple[bytes, int]:
         if self.per_instance == 1:

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 
 _CHUNK_BYTES = 64 * 1024
@@ -32,6 +33,18 @@ class Output:
         self._sink = -1
         self._reads = 0
         self._resting: asyncio.TimerHandle | None = None
+        self.on_more: Callable[[], None] | None = None
+        """Called when something was read that nobody asked for with `take`."""
+
+    @property
+    def kept(self) -> bytearray:
+        """What was printed since the last time, as far as it has been read and within the bound."""
+        return self._kept
+
+    @property
+    def total(self) -> int:
+        """How much was printed since the last time, as far as it has been read."""
+        return self._total
 
     def open(self) -> None:
         """Begin to read."""
@@ -87,6 +100,8 @@ class Output:
         if self._read() == 0:
             self._loop.remove_reader(self._fd)  # every writer is gone
             return
+        if self.on_more is not None:
+            self.on_more()
         self._reads += 1
         if self._reads >= READS_MAX:  # somebody prints without end: the pipe may fill meanwhile
             self._reads = 0

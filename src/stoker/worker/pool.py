@@ -10,27 +10,31 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from stoker.model.call import Call
 from stoker.model.errors import NoCapacity, PlatformError, StokerError
 from stoker.model.function import CodeVersion, Function
 from stoker.model.launch import LaunchPlan
 from stoker.model.limits import Limits
+from stoker.model.machine import Machine
 from stoker.model.outcome import Failure
 from stoker.sandbox.engine import Engine
 from stoker.worker.boots import Boots
 from stoker.worker.eviction import SCARCE_SHARE, Idle, Pressure, first_to_go, to_evict
 from stoker.worker.group import Group, generation_of
+from stoker.worker.groups import Groups, Identity, Key, identity_of, key_of
 from stoker.worker.handover import CodeFolders, Contents, Handover
 from stoker.worker.instance import Instance
 from stoker.worker.placement import Load, instances_to_start
 from stoker.worker.spares import Spares
+from stoker.worker.tail import Followers, Tap
 
-Identity = tuple[str, str, str]
 GROW_AGAIN_S = 0.05
 """While calls wait the decision to start instances is taken anew this often."""
 TIDY_S = 1.0
+KEPT_FREE = 4
+"""The part of the machine's instances, one in so many, that patient calls leave to others."""
 
 
 class Notes(Protocol):
@@ -58,6 +62,7 @@ class Pool:
         cores: int,
         notes: Notes,
         clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._engine = engine
         self._plans = plans
@@ -68,9 +73,14 @@ class Pool:
         self._cores = cores
         self._notes = notes
         self._clock = clock
+        self._now_ms = now_ms
         self._spares: dict[str, Spares] = {}
-        self._groups: dict[Identity, Group] = {}
-        self._retired: set[Group] = set()
+        self._groups = Groups()
+        self._followers: dict[Identity, Followers] = {}
+        self._served = 0
+        """Instances that were given to functions so far."""
+        self._cramped = False
+        """Whether a function that has no instance at all waits for room."""
         self._group_of: dict[Instance, Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
@@ -118,7 +128,7 @@ class Pool:
         for timer in (self._ticking, self._tidying):
             if timer is not None:
                 timer.cancel()
-        for group in [*self._groups.values(), *self._retired]:
+        for group in self._groups:
             while (call := group.take_waiting()) is not None:
                 call.end(NoCapacity("the server is stopping", retry_after_s=1))
         for task in list(self._tasks):
@@ -137,7 +147,7 @@ class Pool:
     @property
     def code_in_use(self) -> list[CodeVersion]:
         """The code of every function that has instances, or calls that wait for one."""
-        return [group.function.code for group in (*self._groups.values(), *self._retired)]
+        return [group.function.code for group in self._groups]
 
     @property
     def figures(self) -> dict[str, int]:
@@ -160,46 +170,74 @@ class Pool:
             raise NoCapacity("the server is stopping", retry_after_s=1)
         if function.code.runtime not in self._spares:
             raise PlatformError(f"the runtime {function.code.runtime} does not run here")
-        identity = (function.account, function.collection_topic, function.service)
-        group = self._groups.get(identity)
+        code = function.code  # `key_of`, without its call
+        key = (function.account, function.collection_topic, function.service, code.version)
+        group = self._groups.living.get(key)
         if group is None or group.function is not function:
-            group = self._group_for(identity, function)
+            group = self._group_for(key, function)
         group.submit(call)
 
-    def _group_for(self, identity: Identity, function: Function) -> Group:
-        group = self._groups.get(identity)
+    def room(self, function: Function) -> int:
+        """Return how many more patient calls of a function are worth submitting now; 0 while closed."""
+        if self._closed:
+            return 0
+        group = self._groups.living.get(key_of(function)) or self._new_group(function)
+        return group.room
+
+    def _group_for(self, key: Key, function: Function) -> Group:
+        group = self._groups.living.get(key)
         if group is not None:
             if group.generation == generation_of(function):
                 group.function = function  # another description or limit: what runs is the same
                 return group
             self._retire(group)
+        group = self._groups.living[key] = self._new_group(function)
+        return group
+
+    def _new_group(self, function: Function) -> Group:
         group = Group(function, self._limits, self._loop, grow=self._grow, clock=self._clock)
-        self._groups[identity] = group
+        group.tap = self._followers.get(identity_of(function))
         return group
 
     def function_changed(self, before: Function, after: Function | None) -> None:
-        """Take note of a stored change: instances of what is gone end, `min_instances` are started."""
+        """Take note of a stored change: instances of what is gone end, `min_instances` are started.
+
+        Where the old version had instances the new one gets as many as were busy, one at least, as far as
+        spares stand ready: who calls meanwhile is not to wait for a cold start.
+        """
         if self._closed:
             return
-        identity = (before.account, before.collection_topic, before.service)
         if after is None:
-            group = self._groups.pop(identity, None)
-            if group is not None:
-                self._retire(group)
-        elif after.concurrency.min_instances or identity in self._groups:
-            self._keep_minimum(self._group_for(identity, after))
+            for group in self._groups.of(identity_of(before)):
+                if not group.retired:
+                    self._retire(group)
+            return
+        key = key_of(after)
+        old = self._groups.living.get(key_of(before))
+        if old is None and key not in self._groups.living and not after.concurrency.min_instances:
+            return
+        at_once = 0 if old is None or not old.size else max(1, old.busy)
+        group = self._group_for(key, after)
+        group.current = True
+        if old is not None and old is not group:
+            group.run_ms = old.run_ms
+            if not old.retired:
+                self._retire(old)
+            self._warm(group, at_once)
+        self._keep_minimum(group)
+
+    def _warm(self, group: Group, count: int) -> None:
+        spares = self._spares[group.function.code.runtime]
+        count = min(count, max(1, spares.ready), group.instances_max)
+        while group.size < count and self._fits(self._limits.instances_max):
+            self._start(group)
 
     def _retire(self, group: Group) -> None:
-        group.retired = True
-        self._retired.add(group)
+        self._groups.retire(group)
         for instance in list(group.free):
             if not instance.running:
                 self._end(instance)
-        self._drop_if_done(group)
-
-    def _drop_if_done(self, group: Group) -> None:
-        if group.retired and not group.size and not group.waiting:
-            self._retired.discard(group)
+        self._groups.drop_if_done(group)
 
     # -- more instances --------------------------------------------------------------------------
 
@@ -217,6 +255,7 @@ class Pool:
         )
         for _ in range(instances_to_start(load, group.instances_max - group.size)):
             if not self._make_room(group):
+                self._cramped = self._cramped or not group.size
                 break
             self._start(group)
         if group.waiting and self._ticking is None:
@@ -224,23 +263,35 @@ class Pool:
 
     def _grow_again(self) -> None:
         self._ticking = None
-        for group in [*self._groups.values(), *self._retired]:
+        self._cramped = False  # told anew by who still is
+        for group in self._groups:
             if group.waiting:
                 self._grow(group)
 
+    def _fits(self, instances_max: int) -> bool:
+        serving = len(self._group_of) + sum(one.starting for one in self._groups)
+        return serving < instances_max and not self._is_scarce()
+
+    def _is_scarce(self) -> bool:
+        return self._pressure().share_free < SCARCE_SHARE
+
     def _make_room(self, group: Group) -> bool:
-        """Tell whether one more instance fits; ends an idle one of another function if need be."""
-        groups = (*self._groups.values(), *self._retired)
-        serving = len(self._group_of) + sum(one.starting for one in groups)
-        scarce = self._pressure().share_free < SCARCE_SHARE
-        if serving < self._limits.instances_max and not scarce:
+        """Tell whether one more instance fits; ends an idle one of another function if need be.
+
+        For patient calls alone a function gets no second one at the cost of others.
+        """
+        modest = bool(group.size) and group.waits_patiently
+        instances_max = self._limits.instances_max
+        if self._fits(instances_max - instances_max // KEPT_FREE if modest else instances_max):
             return True
+        if modest:
+            return False
         own = {instance.sandbox.id for instance in group.free}
         key = first_to_go([idle for idle in self._idle() if idle.key not in own])
         if key is None:
             return False
         self._end(next(one for one in self._group_of if one.sandbox.id == key))
-        return not scarce or not group.size
+        return not self._is_scarce() or not group.size
 
     def _start(self, group: Group) -> None:
         group.starting += 1
@@ -262,7 +313,11 @@ class Pool:
         group.starting -= 1
         group.instances.add(instance)
         self._group_of[instance] = group
+        self._served += 1
+        instance.number, instance.created_ms = self._served, self._now_ms()
         self._handover.load(instance, function, (self._clock() - began) * 1000)
+        if group.tap is not None:
+            instance.follow(group.tap)
         group.offer(instance)
         if group.retired and not instance.running:
             self._end(instance)
@@ -273,7 +328,7 @@ class Pool:
         call = group.take_waiting()
         if call is not None:
             call.end(told)
-        self._drop_if_done(group)
+        self._groups.drop_if_done(group)
 
     # -- what instances tell ---------------------------------------------------------------------
 
@@ -285,9 +340,20 @@ class Pool:
         if group is None:
             return
         group.observe(instance)
+        if self._cramped and group.waits_patiently:
+            self._give_way(group, instance)
         group.offer(instance)
         if not instance.running and (instance.load_failed or group.retired):
             self._end(instance)
+
+    def _give_way(self, group: Group, instance: Instance) -> None:
+        """Let the instance look idle once, so that a function that has none may have its place."""
+        if instance not in group.free:
+            group.free.append(instance)
+        self._cramped = False  # told anew by who still is
+        for other in self._groups:
+            if other.waiting and not other.size:
+                self._grow(other)
 
     def _returned(self, instance: Instance, call: Call) -> None:
         group = self._group_of.get(instance)
@@ -305,7 +371,7 @@ class Pool:
         group.forget(instance)
         if group.waiting and not self._closed:
             self._grow(group)
-        self._drop_if_done(group)
+        self._groups.drop_if_done(group)
 
     def _end(self, instance: Instance) -> None:
         group = self._group_of.get(instance)
@@ -318,9 +384,9 @@ class Pool:
     def _idle(self) -> list[Idle]:
         now = self._clock()
         found = []
-        for group in self._groups.values():
+        for group in self._groups:
             idle = [one for one in reversed(group.free) if not one.running]
-            kept = group.function.concurrency.min_instances - (len(group.instances) - len(idle))
+            kept = group.instances_min - (len(group.instances) - len(idle))
             for position, instance in enumerate(idle):
                 idle_ms = (now - instance.idle_since) * 1000
                 key, calls = instance.sandbox.id, instance.calls_served
@@ -337,19 +403,77 @@ class Pool:
         if keys:
             for instance in [one for one in self._group_of if one.sandbox.id in keys]:
                 self._end(instance)
-        for identity, group in list(self._groups.items()):
+        for group in list(self._groups.living.values()):
             self._keep_minimum(group)
-            if not group.size and not group.waiting and not group.function.concurrency.min_instances:
-                del self._groups[identity]
-        for group in list(self._retired):
-            self._drop_if_done(group)
+        self._groups.tidy()
 
     def _keep_minimum(self, group: Group) -> None:
-        missing = group.function.concurrency.min_instances - group.size
-        for _ in range(missing):
+        for _ in range(group.instances_min - group.size):
             if not self._make_room(group):
                 return
             self._start(group)
+
+    # -- what others may see ---------------------------------------------------------------------
+
+    def follow(self, identity: Identity, on_lines: Tap) -> Callable[[], None]:
+        """Have what the calls of a function print told from now on, as they print it; return what ends that.
+
+        `identity` is account, collection topic and service. `on_lines` gets the id of the call and whole
+        lines, at the call's end also an unfinished one; past `log_bytes_max` one line says that the rest of
+        the call's output is left out. It must not wait.
+        """
+        followers = self._followers.get(identity)
+        if followers is None:
+            followers = self._followers[identity] = Followers(self._tap_failed)
+            self._tap(identity, followers)
+        tap: Tap = partial(on_lines)  # a value of its own: one may follow twice
+        followers.add(tap)
+
+        def unfollow() -> None:
+            followers.remove(tap)
+            if not followers and self._followers.get(identity) is followers:
+                del self._followers[identity]
+                self._tap(identity, None)
+
+        return unfollow
+
+    def _tap(self, identity: Identity, tap: Tap | None) -> None:
+        for group in self._groups.of(identity):
+            group.tap = tap
+            for instance in group.instances:
+                instance.follow(tap)
+
+    def _tap_failed(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "what a call printed could not be told", "exception": error}
+        )
+
+    def machines(self) -> list[Machine]:
+        """Return the instances that serve a function, the oldest first."""
+        found = [
+            Machine(
+                id=instance.sandbox.id,
+                number=instance.number,
+                pid=instance.sandbox.pid,
+                function=group.function,
+                runtime_version=self._plans[group.function.code.runtime].version,
+                created_ms=instance.created_ms,
+                memory_bytes=group.function.memory_bytes,
+                isolation=self._engine.name,
+            )
+            for instance, group in self._group_of.items()
+        ]
+        return sorted(found, key=lambda machine: machine.number)
+
+    async def machine_stats(self, machine: str) -> dict[str, Any] | None:
+        """Return what a machine has used, in the shape of an OCI runtime's `events --stats`.
+
+        None if it has ended. Raises PlatformError if nobody can tell.
+        """
+        for instance in self._group_of:
+            if instance.sandbox.id == machine:
+                return await instance.sandbox.stats()
+        return None
 
 
 def machine_pressure() -> Pressure:

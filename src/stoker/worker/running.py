@@ -5,13 +5,18 @@ Does not know the instance.
 
 from __future__ import annotations
 
+from math import inf
+
 from stoker.model.call import Call
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
+from stoker.worker.tail import Tail
 
 
 def patience_end(call: Call, limits: Limits) -> float:
     """Return until when a call waits for its turn, on the clock of its `queued_at`."""
+    if call.patient:
+        return inf
     return call.queued_at + min(limits.wait_ms_max, call.function.code.timeout_ms) / 1000
 
 
@@ -35,6 +40,7 @@ class Running:
         "revoked",
         "said",
         "started",
+        "tail",
     )
 
     def __init__(self, call: Call, started: float, deadline: float, init_ms: float) -> None:
@@ -51,5 +57,7 @@ class Running:
         """Whether it was asked back."""
         self.log: tuple[bytes, int] | None = None
         """Its whole output, where that was taken before its end."""
+        self.tail: Tail | None = None
+        """Tells its output to who follows the function."""
         self.said: Failure | None = None
         """What the function answered, while it is looked up whether a limit was behind it."""
