@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from stoker.model.errors import (
     VersionConflict,
 )
 from stoker.model.function import Concurrency, Function
+from stoker.model.limits import Limits
 from stoker.testing.catalog import ACCOUNT, CatalogBench, a_draft
 from stoker.testing.clock import in_fake_time, settled
 
@@ -236,6 +238,21 @@ async def test_a_contract_is_compiled_anew_after_a_restart() -> None:
     assert contract.input is None
     assert contract.output is not None
     assert contract.output.check(1) is not None
+
+
+async def test_a_schema_that_was_stored_under_wider_limits_is_still_a_contract() -> None:
+    bench = CatalogBench(Limits(schema_bytes_max=10, schema_depth_max=1))
+    deep = {"items": {"items": {"items": {"type": "string"}}}}
+    with pytest.raises(InvalidRequest):
+        await bench.create(schema={"input": deep})
+    await bench.create()
+    entry = bench.entry()
+    entry.contract, entry.function = None, replace(entry.function, schema={"input": deep})
+
+    contract = bench.catalog.contract(entry)
+
+    assert contract.input is not None
+    assert contract.input.check([[[1]]]) is not None
 
 
 async def test_a_deleted_function_is_gone_and_can_be_neither_changed_nor_deleted_again() -> None:

@@ -149,10 +149,23 @@ async def test_items_that_are_too_large_together_are_refused_before_they_are_fet
     cache.clear()
 
     with pytest.raises(InvalidRequest) as caught:
-        await cache.folder((store.asset("a", b"x" * 6), store.asset("b", b"x" * 6)), store.fetch)
+        await cache.folder((store.asset("a", b"x" * 6), store.asset("b", b"x" * 5)), store.fetch, new=True)
 
     assert caught.value.field == "/compute_asset/assets"
     assert store.fetched == []
+    at_the_limit = (store.asset("a", b"x" * 5), store.asset("b", b"x" * 5))
+    assert (await cache.folder(at_the_limit, store.fetch, new=True)).is_dir()
+
+
+async def test_what_was_stored_under_wider_limits_is_still_unpacked(tmp_path: Path) -> None:
+    store = Store()
+    cache = CodeCache(tmp_path / "code", limits=Limits(code_bytes_max=10, code_files_max=1))
+    cache.clear()
+    assets = (store.asset("a", b"x" * 6), store.asset("b", b"x" * 6))
+
+    folder = await cache.folder(assets, store.fetch)
+
+    assert sorted(os.listdir(folder)) == ["a", "b"]
 
 
 async def test_what_the_store_raises_reaches_every_caller(cache: CodeCache) -> None:

@@ -352,7 +352,7 @@ class _Unpacker:
         self._folders = folders
 
     async def unpack(self, assets: tuple[Asset, ...], fetch: Callable[[str], Awaitable[bytes]]) -> None:
-        await self._folders.folder(assets, fetch)
+        await self._folders.folder(assets, fetch, new=True)
 
 
 async def _trim(folders: CodeCache, pool: Pool) -> None:

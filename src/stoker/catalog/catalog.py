@@ -24,7 +24,7 @@ from stoker.catalog.schema import compile_schema
 from stoker.catalog.versions import Versions
 from stoker.model.errors import NameTaken
 from stoker.model.function import Asset, CodeVersion, Function
-from stoker.model.limits import Limits
+from stoker.model.limits import Limits, for_stored
 
 FieldChange = dict[str, Any]
 
@@ -62,7 +62,7 @@ class Catalog:
         Raises InvalidRequest or TooLarge naming the field, NameTaken, StorageFull, Unavailable.
         """
         drafts.check_draft(wanted, self._limits)  # refuses before anything is unpacked or stored
-        contract = self._compile(wanted.schema)
+        contract = _compile(wanted.schema, self._limits)
         self.collections.check_text(account, wanted.collection)
         if (known := self._fold.collection(account, wanted.collection)) is not None:
             self._refuse_taken(account, known.topic, wanted.name)
@@ -132,7 +132,7 @@ class Catalog:
             drafts.check_monitor_config(changes["monitor_config"], self._limits)
         if "schema" in changes:
             drafts.check_schema(changes["schema"], self._limits)
-            contract = self._compile(changes["schema"])
+            contract = _compile(changes["schema"], self._limits)
         if "size" in changes:
             changes["memory_bytes"] = drafts.memory_bytes_of(changes["size"])
         if "retry" in changes:
@@ -179,7 +179,7 @@ class Catalog:
         """Return a function's compiled schemas; compiles them at the first call after a start."""
         contract = entry.contract
         if contract is None:
-            contract = entry.contract = self._compile(entry.function.schema)
+            contract = entry.contract = _compile(entry.function.schema, for_stored(self._limits))
         return contract
 
     async def contents_of(self, function: Function) -> list[bytes]:
@@ -206,10 +206,11 @@ class Catalog:
         if self._fold.name_is_taken(account, topic, name):
             raise NameTaken(f"the collection has a function of the name {name!r} already", field="/name")
 
-    def _compile(self, schema: dict[str, Any] | None) -> Contract:
-        compiled = {}
-        for part in ("input", "output"):
-            document = (schema or {}).get(part)
-            if document is not None:
-                compiled[part] = compile_schema(document, pointer=f"/schema/{part}", limits=self._limits)
-        return Contract(compiled.get("input"), compiled.get("output"))
+
+def _compile(schema: dict[str, Any] | None, limits: Limits) -> Contract:
+    compiled = {}
+    for part in ("input", "output"):
+        document = (schema or {}).get(part)
+        if document is not None:
+            compiled[part] = compile_schema(document, pointer=f"/schema/{part}", limits=limits)
+    return Contract(compiled.get("input"), compiled.get("output"))

@@ -6,7 +6,7 @@ be set to as well. Does not know where a setting comes from, nor who keeps to it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 KIB = 1024
@@ -139,6 +139,21 @@ def bounds_of(name: str) -> tuple[int, int]:
 def unit_of(name: str) -> str:
     """Return the unit that a limit's name tells: `ms`, `bytes`, `chars` or what is counted."""
     return name.split("_")[-2]
+
+
+def for_stored(limits: Limits) -> Limits:
+    """Return the limits for code and schemas that are stored: within what held when they came.
+
+    A limit that is lowered must not end what runs already.
+    """
+    names = (
+        "code_bytes_max",
+        "code_files_max",
+        "schema_bytes_max",
+        "schema_depth_max",
+        "schema_expansion_max",
+    )
+    return replace(limits, **{name: bounds_of(name)[1] for name in names})
 
 
 def fault_of(limits: Limits) -> str | None:

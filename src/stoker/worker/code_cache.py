@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stoker.model.errors import InvalidRequest, PlatformError, StorageFull
 from stoker.model.function import Asset
-from stoker.model.limits import KIB, Limits
+from stoker.model.limits import KIB, Limits, for_stored
 from stoker.worker.code_tree import build
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -57,12 +57,13 @@ class CodeCache:
         """Tell whether the folder of these items is complete."""
         return folder_name(assets) in self._sizes
 
-    async def folder(self, assets: tuple[Asset, ...], fetch: Fetch) -> Path:
+    async def folder(self, assets: tuple[Asset, ...], fetch: Fetch, *, new: bool = False) -> Path:
         """Return the complete, never-changing folder of these items, world-readable.
 
-        `fetch` returns the content of a digest. Calls for the same items build it once; one that is
-        cancelled leaves it to the others. Raises InvalidRequest with the field of the item for what may not
-        be unpacked, StorageFull, and what `fetch` raises.
+        Code that is `new` is held against the limits; what is stored was within them when it came, and they
+        may have been wider then. `fetch` returns the content of a digest. Calls for the same items build it
+        once; one that is cancelled leaves it to the others. Raises InvalidRequest with the field of the item
+        for what may not be unpacked, StorageFull, and what `fetch` raises.
         """
         name = folder_name(assets)
         if name in self._sizes:
@@ -70,7 +71,8 @@ class CodeCache:
             return self._root / name
         task = self._building.get(name)
         if task is None:
-            task = asyncio.create_task(self._build(name, assets, fetch), name=f"code {name[:12]}")
+            limits = self._limits if new else for_stored(self._limits)
+            task = asyncio.create_task(self._build(name, assets, fetch, limits), name=f"code {name[:12]}")
             self._building[name] = task
             task.add_done_callback(lambda ended: self._built(name, ended))
         return await asyncio.shield(task)
@@ -105,26 +107,26 @@ class CodeCache:
         if not task.cancelled():
             task.exception()  # each caller gets it; taken here too, as all of them may have been cancelled
 
-    async def _build(self, name: str, assets: tuple[Asset, ...], fetch: Fetch) -> Path:
-        if sum(asset.size_bytes for asset in assets) > self._limits.code_bytes_max:
+    async def _build(self, name: str, assets: tuple[Asset, ...], fetch: Fetch, limits: Limits) -> Path:
+        if sum(asset.size_bytes for asset in assets) > limits.code_bytes_max:
             raise InvalidRequest(
-                f"all items have more than {self._limits.code_bytes_max} bytes", field="/compute_asset/assets"
+                f"all items have more than {limits.code_bytes_max} bytes", field="/compute_asset/assets"
             )
         items = [(asset.name, asset.kind, await fetch(asset.digest)) for asset in assets]
         self._attempts += 1
         attempt = self._attempts
         small = len(items) <= ON_LOOP_FILES_MAX and sum(len(item[2]) for item in items) <= ON_LOOP_BYTES_MAX
         if small and all(kind != "archive" for _, kind, _ in items):
-            size = self._unpack(items, attempt, name)
+            size = self._unpack(items, attempt, name, limits)
         else:
-            size = await asyncio.to_thread(self._unpack, items, attempt, name)
+            size = await asyncio.to_thread(self._unpack, items, attempt, name, limits)
         self._sizes[name] = size
         return self._root / name
 
-    def _unpack(self, items: list[tuple[str, str, bytes]], attempt: int, name: str) -> int:
+    def _unpack(self, items: list[tuple[str, str, bytes]], attempt: int, name: str, limits: Limits) -> int:
         work, spool = self._root / f".new-{attempt}", self._root / f".spool-{attempt}"
         try:
-            size = build(items, work, spool, limits=self._limits)
+            size = build(items, work, spool, limits=limits)
             os.rename(work, self._root / name)
         except BaseException as error:
             shutil.rmtree(work, ignore_errors=True)
