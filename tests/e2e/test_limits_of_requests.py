@@ -256,6 +256,51 @@ def test_a_patch_is_held_against_the_same_limits(place: Place, what: str) -> Non
     assert at.status_code == 200, at.text
 
 
+@pytest.mark.parametrize("what", ["timeout", "asset_type", "network", "env_vars", "code_bytes", "code_files"])
+def test_a_new_version_is_held_against_the_same_limits(place: Place, what: str) -> None:
+    limit_of, make, status, field = CREATES[what]
+    place.client.function("newer", "")
+    path = f"/compute/compute-assets/{place.client.collection}/newer"
+
+    past = place.client.http.patch(path, json=make(limit_of(place.limits) + 1))
+    at = place.client.http.patch(path, json=make(limit_of(place.limits)))
+
+    assert past.status_code == status, past.text
+    assert past.json()["field"] == field.removeprefix("/compute_asset")
+    assert at.status_code == 200, at.text
+    assert place.client.http.get(path).json()["body"]["version"] == 2
+
+
+@pytest.mark.parametrize("what", ["name", "description"])
+def test_a_collection_is_held_against_the_same_limits(place: Place, what: str) -> None:
+    path = "/compute/collections"
+    limit = CREATES[what][0](place.limits)
+
+    def wanted(length: int) -> dict[str, str]:
+        name = uuid4().hex[:10]
+        return {"name": name.ljust(length, "n")} if what == "name" else {"name": name, what: "d" * length}
+
+    past, at = (place.client.http.post(path, json=wanted(length)) for length in (limit + 1, limit))
+
+    assert refusal(past) == (400, "request.invalid", f"/{what}")
+    assert at.status_code == 201, at.text
+    one = f"{path}/{at.json()['body']['subject'].split('.')[2]}"
+    past, at = (place.client.http.patch(one, json={what: wanted(n)[what]}) for n in (limit + 1, limit))
+    assert refusal(past) == (400, "request.invalid", f"/{what}")
+    assert at.status_code == 200, at.text
+
+
+@pytest.mark.parametrize("place", ["small limits"], indirect=True)
+def test_a_stored_object_is_taken_up_to_the_limit(place: Place) -> None:
+    most = place.limits.code_bytes_max
+
+    past = place.client.http.put("/compute/assets/large", content=b"x" * (most + 1))
+    at = place.client.http.put("/compute/assets/large", content=b"x" * most)
+
+    assert refusal(past) == (413, "too_large", None)
+    assert at.status_code == 201, at.text
+
+
 @pytest.mark.parametrize("place", ["small limits"], indirect=True)
 def test_contents_that_are_no_archive_count_as_they_are(place: Place) -> None:
     most = place.limits.code_bytes_max

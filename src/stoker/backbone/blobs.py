@@ -59,7 +59,11 @@ class BlobStore:
         return self._spec.name
 
     async def open(self) -> None:
-        """Make the stream if it never was. Raises StoreDamaged if it has vanished."""
+        """Make the stream and the spool directory if they never were.
+
+        Raises StoreDamaged if the stream has vanished.
+        """
+        self._spool_dir.mkdir(mode=0o700, exist_ok=True)
         await self._guard.open_stream(self._jetstream, self._spec)
 
     async def put(self, account: str, content: bytes) -> str:
