@@ -41,6 +41,7 @@ from stoker.edge.http.assets import AssetRoutes
 from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invoke import InvokeRoute
+from stoker.edge.http.machines import MachineRoutes
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.edge.http.services import ServiceRoutes
@@ -209,6 +210,7 @@ class Server:
             CollectionRoutes(catalog, fold, access),
             RuntimeRoutes(access, runtime_versions),
             ServiceRoutes(fold, access, services),
+            MachineRoutes(fold, access, pool, node=socket.gethostname()),
         ]
         invoke = InvokeRoute(fold, access, invoker, errors)
         http = self._http = HttpServer(

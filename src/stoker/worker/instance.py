@@ -118,6 +118,11 @@ class Instance(asyncio.Protocol):
             return 0
         return self.per_instance - len(self.running)
 
+    @property
+    def ending(self) -> bool:
+        """Whether it is gone or going, be it without having been told."""
+        return self.dead or self._ending is not None
+
     def load(self, function: Function, frame: bytes, init_ms: float) -> None:
         """Give it to a function for good; calls may follow at once."""
         self.function = function

@@ -415,10 +415,10 @@ class Pool:
 
     # -- what others may see ---------------------------------------------------------------------
 
-    def follow(self, identity: Identity, on_lines: Tap) -> Callable[[], None]:
+    def follow(self, identity: Identity, tap: Tap) -> Callable[[], None]:
         """Have what the calls of a function print told from now on, as they print it; return what ends that.
 
-        `identity` is account, collection topic and service. `on_lines` gets the id of the call and whole
+        `identity` is account, collection topic and service. `tap` gets the id of the call and whole
         lines, at the call's end also an unfinished one; past `log_bytes_max` one line says that the rest of
         the call's output is left out. It must not wait.
         """
@@ -426,11 +426,11 @@ class Pool:
         if followers is None:
             followers = self._followers[identity] = Followers(self._tap_failed)
             self._tap(identity, followers)
-        tap: Tap = partial(on_lines)  # a value of its own: one may follow twice
-        followers.add(tap)
+        own: Tap = partial(tap)  # a value of its own: one may follow twice
+        followers.add(own)
 
         def unfollow() -> None:
-            followers.remove(tap)
+            followers.remove(own)
             if not followers and self._followers.get(identity) is followers:
                 del self._followers[identity]
                 self._tap(identity, None)
@@ -462,6 +462,7 @@ class Pool:
                 isolation=self._engine.name,
             )
             for instance, group in self._group_of.items()
+            if not instance.ending
         ]
         return sorted(found, key=lambda machine: machine.number)
 
