@@ -119,7 +119,7 @@ WHEN OLD.expires_ms <> 0 AND OLD.needs <> 0 AND OLD.noun <> 'body' BEGIN
 END;
 """
 
-_TEXT = "CAST(NEW.data AS TEXT)"
+_TEXT = "NEW.data"
 _KNOWN = f"""SELECT RAISE(ABORT, 'another format')
     WHERE json_extract({_TEXT}, '$.format') IS NOT {FORMAT};"""
 _REPLACE = """UPDATE messages SET is_last = 0, expires_ms = 0

@@ -26,7 +26,7 @@ Part = TypeVar("Part", ViewFile, ViewSearch)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FORGET_COUNT_MAX = 16
+FORGET_COUNT_MAX = 8
 """Messages that are forgotten in one transaction: what comes in waits for no more than that."""
 
 

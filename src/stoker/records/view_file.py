@@ -170,8 +170,11 @@ class ViewFile:
             return
         slots = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * len(rows))
         values = [value for _, row in rows for value in row]
+        take_in = f"""INSERT INTO incoming
+            SELECT column1, column2, column3, column4, column5, column6, column7, CAST(column8 AS TEXT)
+            FROM (VALUES {slots})"""  # handed over as bytes, so that it is copied once only
         try:
-            connection.execute(f"INSERT INTO incoming VALUES {slots}", values)
+            connection.execute(take_in, values)
         except sqlite3.DatabaseError as error:
             if len(rows) > 1:  # one of them is at fault: nothing of this statement is in
                 for one in rows:
