@@ -31,6 +31,7 @@ STATUS_OF_CODE = {
     "version_conflict": 409,
     "idempotency.conflict": 409,
     "idempotency.in_progress": 409,
+    "invocation.ended": 409,
     "too_large": 413,
     "function.busy": 429,
     "function.error": 500,

@@ -12,6 +12,9 @@ Outcome, never one of these; these are what keeps a request from being carried o
       NameTaken           another resource of that name
       NotEmpty            a collection that holds functions
       VersionConflict     somebody changed the resource first
+      IdempotencyConflict the key came with another request before
+      IdempotencyInProgress the first request with the key still runs
+      AlreadyEnded        an invocation that cannot be cancelled any more
       TooLarge            past a limit of size
       FunctionBusy        the function's own limit of concurrency
       NoCapacity          the machine has no room
@@ -115,6 +118,24 @@ class VersionConflict(StokerError):
     """Somebody changed the resource first; read it again and decide anew."""
 
     code, fault = "version_conflict", Fault.CALLER
+
+
+class IdempotencyConflict(StokerError):
+    """The Idempotency-Key came with another request before."""
+
+    code, fault = "idempotency.conflict", Fault.CALLER
+
+
+class IdempotencyInProgress(StokerError):
+    """The first request with the Idempotency-Key still runs; a later attempt is answered as it was."""
+
+    code, fault = "idempotency.in_progress", Fault.CALLER
+
+
+class AlreadyEnded(StokerError):
+    """The invocation has ended, and that end stays."""
+
+    code, fault = "invocation.ended", Fault.CALLER
 
 
 class TooLarge(StokerError):

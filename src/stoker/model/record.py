@@ -5,7 +5,7 @@ A value; does not know how it is stored, searched or answered. Source: the contr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -96,6 +96,10 @@ class Accepted:
     sequence: int
     payload_pieces: int = 0
     """How many messages its payload has; 0 if it is in `work`."""
+
+    def with_payload(self, payload: str | None) -> Accepted:
+        """Return it with a payload in `work`, or with none."""
+        return replace(self, work=msgspec.structs.replace(self.work, payload=payload))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,178 @@
+"""Acceptance: an invocation becomes a stored one, or the one that has its Idempotency-Key already is told.
+
+Everything that could refuse it is checked before it is stored. Does not know when it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stoker.catalog.catalog import Catalog
+from stoker.catalog.fold import Entry
+from stoker.catalog.tokens import Principal
+from stoker.invocation.admission import admit
+from stoker.invocation.store import Store
+from stoker.model.call import CallIds, text_of
+from stoker.model.errors import IdempotencyConflict, IdempotencyInProgress, NoCapacity
+from stoker.model.limits import Limits
+from stoker.model.record import QUEUED, RUNNING, Accepted, Claim, KeyHolder, Record, Work, created_ms_of
+
+ASYNC = "Async"
+REQUEST_RESPONSE = "RequestResponse"
+Place = tuple[str, str, str, str]
+"""(account, topic, service, hash of the key)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """An Idempotency-Key with the request that it came with."""
+
+    key: str
+    """As it was sent."""
+    body: bytes
+    """What must be the same when it is sent again."""
+
+    @property
+    def token(self) -> str:
+        """The key as it stands in a subject: a key is free text, so it is hashed."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:40]
+
+    @property
+    def body_digest(self) -> str:
+        """SHA-256 of the request, in hexadecimal."""
+        return hashlib.sha256(self.body).hexdigest()
+
+
+class Held:
+    """A key that this server has in hand: the first request with it is being accepted, or still runs."""
+
+    __slots__ = ("accepted", "body_digest", "invocation_type")
+
+    def __init__(self, body_digest: str, invocation_type: str) -> None:
+        self.body_digest = body_digest
+        self.invocation_type = invocation_type
+        self.accepted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The invocation's id; cancelled if it was refused."""
+
+
+class Acceptance:
+    """One for a server."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        limits: Limits,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._limits = limits
+        self._now_ms = now_ms
+        self._ids = CallIds()
+        self._held: dict[Place, Held] = {}
+        self.closed = False
+        """True while the server drains."""
+
+    async def accept(
+        self,
+        principal: Principal,
+        entry: Entry,
+        payload: bytes,
+        invocation_type: str,
+        *,
+        version: int | None = None,
+        key: KeyRequest | None = None,
+        replay_of: str | None = None,
+        redriven: bool = False,
+    ) -> Accepted | KeyHolder:
+        """Return once it is stored; or which invocation has the key, from the same request.
+
+        A replay's payload is checked when its turn comes, and its record tells. Raises as `admit`; NotFound
+        for an unknown version; IdempotencyConflict, IdempotencyInProgress; StorageFull, Unavailable.
+        """
+        if self.closed:
+            raise NoCapacity("the server is stopping", retry_after_s=1)
+        function = entry.function if version is None else entry.at_version(version)
+        is_async = invocation_type == ASYNC
+        bytes_max = self._limits.async_payload_bytes_max if is_async else self._limits.payload_bytes_max
+        if replay_of is None:
+            contract = entry.contract or self._catalog.contract(entry)
+            admit(contract, payload, bytes_max)
+        call_id = self._ids.next()
+        record = Record(
+            invocation_id=text_of(call_id),
+            function=function.subject,
+            version=function.code.version,
+            invocation_type=invocation_type,
+            status=QUEUED if is_async else RUNNING,
+            created_ms=created_ms_of(call_id),
+            caller=principal.token_id,
+            replay_of=replay_of,
+        )
+        work = Work(
+            topic=function.collection_topic,
+            service=function.service,
+            payload=payload.decode(),
+            pinned=version,
+            key=None if key is None else key.token,
+        )
+        origin = replay_of if redriven else None
+        if key is None:
+            return await self._store.accept(function.account, record, work, redriven=origin)
+        return await self._accept_keyed(function.account, record, work, key)
+
+    async def _accept_keyed(
+        self, account: str, record: Record, work: Work, key: KeyRequest
+    ) -> Accepted | KeyHolder:
+        place = (account, work.topic, work.service, key.token)
+        digest = key.body_digest
+        while (held := self._held.get(place)) is not None:
+            _require_same(held.body_digest, digest)
+            if held.invocation_type != ASYNC:
+                raise in_progress()
+            await asyncio.wait([held.accepted])
+            if not held.accepted.cancelled():
+                return KeyHolder(held.accepted.result(), ASYNC, digest, ended=False)
+        held = self._held[place] = Held(digest, record.invocation_type)
+        claim = Claim(digest, self._now_ms() + self._limits.idempotency_ms_max)
+        try:
+            found = await self._store.accept(account, record, work, claim)
+            if isinstance(found, KeyHolder):
+                _require_same(found.body_digest, digest)
+        except BaseException:
+            held.accepted.cancel()
+            del self._held[place]
+            raise
+        if isinstance(found, KeyHolder):
+            held.accepted.set_result(found.invocation_id)
+            del self._held[place]
+        else:
+            held.accepted.set_result(found.record.invocation_id)
+            if record.invocation_type == ASYNC:
+                del self._held[place]  # from here on the store knows
+        return found
+
+    def settled(self, accepted: Accepted) -> None:
+        """Note that what a keyed call answered is stored, or that it was taken back."""
+        work = accepted.work
+        if work.key is not None:
+            self._held.pop((accepted.account, work.topic, work.service, work.key), None)
+
+
+def in_progress() -> IdempotencyInProgress:
+    """Return the refusal of a key whose first request still runs."""
+    return IdempotencyInProgress("the first request with this Idempotency-Key still runs", retry_after_s=1)
+
+
+def _require_same(known: str, digest: str) -> None:
+    if known != digest:
+        raise IdempotencyConflict(
+            "the Idempotency-Key was used with another request",
+            hint="a new request needs a key of its own",
+        )

@@ -1,0 +1,405 @@
+"""The queue: Async invocations, from their acceptance to the one end that is stored of each.
+
+An invocation is accepted when it is stored; it is run at least once, tried again as its function's `retry`
+says, and ends once. Functions do not wait for each other: each has a backlog of its own. Does not know how
+invocations are stored or where they run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random as chance
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import count
+
+from msgspec.structs import replace
+
+from stoker.catalog.catalog import Catalog
+from stoker.catalog.fold import Entry, Fold
+from stoker.invocation.admission import admit, checked, input_failure
+from stoker.invocation.backlog import Backlog
+from stoker.invocation.ending import Ending
+from stoker.invocation.invoker import Executor
+from stoker.invocation.live import Identity, Live, LiveInvocations, Stage
+from stoker.invocation.payloads import Payloads
+from stoker.invocation.retry import Again, after_attempt, has_expired, policy_of
+from stoker.invocation.store import Notes, Store
+from stoker.model.call import Call
+from stoker.model.ended import ended_record, error_of
+from stoker.model.errors import InputRejected, NotFound, StokerError
+from stoker.model.function import Function
+from stoker.model.limits import Limits
+from stoker.model.outcome import Failure, Outcome
+from stoker.model.record import Accepted, Keeping, Record, id_of_text, reason_of
+
+TICK_S = 0.1
+"""How often a backlog looks whether there is room by now, where nothing told it so."""
+NOT_RUN_S = 0.25
+"""After a call that no instance took."""
+LEAVING_MAX = 1_000
+"""So many end at a time without having run; a deleted function may have a backlog of any length."""
+
+
+class Queue:
+    """One for a server. `recover` takes up what an earlier one left."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        fold: Fold,
+        executor: Executor,
+        store: Store,
+        live: LiveInvocations,
+        ending: Ending,
+        limits: Limits,
+        notes: Notes,
+        *,
+        counted: Callable[[Call, Outcome], None],
+        clock: Callable[[], float],
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        random: Callable[[], float] = chance.random,
+    ) -> None:
+        self._catalog = catalog
+        self._fold = fold
+        self._executor = executor
+        self._store = store
+        self._live = live
+        self._ending = ending
+        self._limits = limits
+        self._notes = notes
+        self._counted = counted
+        self._clock = clock
+        self._now_ms = now_ms
+        self._random = random
+        self._backlogs: dict[Identity, Backlog] = {}
+        self._waiting: list[tuple[float, int, Live]] = []
+        """A heap, by the executor's clock at which they are due."""
+        self._order = count()
+        self._payloads = Payloads()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tick: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._stopped = False
+        self.closed = False
+        """True once nothing is begun any more: what waits is left to the next server."""
+
+    # -- taking in -------------------------------------------------------------------------------
+
+    def take(self, accepted: Accepted, payload: bytes | None) -> None:
+        """Take an invocation that is stored; it is run when its turn comes.
+
+        One that is here already is not taken again: what was accepted may be found in the store, by
+        `recover`, before its acceptance was acknowledged.
+        """
+        record, due_ms = accepted.record, accepted.work.due_ms
+        if self._live.find(accepted.account, record.invocation_id) is not None:
+            return
+        call_id = id_of_text(record.invocation_id)
+        assert call_id is not None
+        now_ms = self._now_ms()
+        waited_s = (now_ms - max(record.created_ms, due_ms)) / 1000
+        one = Live(accepted, call_id, payload, queued_at=self._clock() - waited_s, stage=Stage.WAITING)
+        self._payloads.take(one)
+        self._live.add(one)
+        wait_s = (due_ms - now_ms) / 1000
+        if wait_s > 0:
+            self._wait(one, wait_s)
+        else:
+            self._ready(one)
+
+    def recover(self, stored: Iterable[Accepted]) -> None:
+        """Take up Async invocations that an earlier server accepted and that have not ended."""
+        for accepted in stored:
+            payload = accepted.work.payload
+            self.take(accepted, None if payload is None else payload.encode())
+
+    async def cancel(self, one: Live) -> None:
+        """Return once it has ended: as cancelled, unless another end came first."""
+        if self._live.find(one.accepted.account, one.accepted.record.invocation_id) is not one:
+            return
+        one.cancelled = True
+        waiter: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        one.waiters.append(waiter)
+        if one.stage in (Stage.READY, Stage.WAITING):
+            self._cancel(one)
+        elif one.call is not None:
+            one.call.cancel_now()
+        await waiter
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Begin nothing more, and return when what has begun has ended."""
+        self.closed = True
+        while any(backlog.submitted or backlog.loading for backlog in self._backlogs.values()) or self._tasks:
+            self._quiet.clear()
+            await self._quiet.wait()
+
+    async def close(self) -> None:
+        """Stop; what has not ended stays stored as it is."""
+        self.closed = self._stopped = True
+        if self._tick is not None:
+            self._tick.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def depth(self) -> int:
+        """How many invocations have been accepted and have not ended."""
+        return len(self._live)
+
+    # -- waiting for a turn ----------------------------------------------------------------------
+
+    def _ready(self, one: Live) -> None:
+        backlog = self._backlogs.setdefault(one.identity, Backlog())
+        backlog.add(one)
+        self._pump(backlog)
+        self._arm()
+
+    def _wait(self, one: Live, wait_s: float) -> None:
+        if one.cancelled:  # it was asked for while there was nothing that could be cancelled
+            self._cancel(one)
+            return
+        one.stage = Stage.WAITING
+        self._payloads.rest(one)
+        one.due_at = self._clock() + wait_s
+        heapq.heappush(self._waiting, (one.due_at, next(self._order), one))
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._tick is not None or self.closed:
+            return
+        if any(backlog.first() for backlog in self._backlogs.values()):
+            wait_s = TICK_S
+        elif self._waiting:
+            wait_s = min(TICK_S, max(0.0, self._waiting[0][0] - self._clock()))
+        else:
+            return
+        self._tick = asyncio.get_running_loop().call_later(wait_s, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        now = self._clock()
+        while self._waiting and self._waiting[0][0] <= now:
+            one = heapq.heappop(self._waiting)[2]
+            if one.stage is Stage.WAITING:
+                self._ready(one)
+        for identity, backlog in list(self._backlogs.items()):
+            self._pump(backlog)
+            if backlog.idle:
+                del self._backlogs[identity]
+        self._arm()
+
+    def _pump(self, backlog: Backlog) -> None:
+        """Begin what there is room for, the first first."""
+        if backlog.pumping:
+            return  # an executor may end a call before it returns: the loop below goes on
+        backlog.pumping = True
+        try:
+            while not self.closed and (one := backlog.first()) is not None:
+                if not self._begin(one, backlog):
+                    return
+        finally:
+            backlog.pumping = False
+
+    def _begin(self, one: Live, backlog: Backlog) -> bool:
+        """Begin the one whose turn it is, or let it leave; False if it has to wait."""
+        entry = self._fold.functions.get(one.identity)
+        if entry is None:
+            return self._leave(backlog, "invocation.cancelled", "its function was deleted before it began")
+        if has_expired(self._age_ms(one), policy_of(entry.function.retry)):
+            return self._leave(backlog, "invocation.expired", "it waited longer than retry.max_age_ms")
+        function = _function_of(one, entry)
+        if self._executor.room(function or entry.function) <= backlog.loading:
+            return False
+        backlog.take()
+        one.stage = Stage.SUBMITTED
+        if one.payload is None:
+            backlog.loading += 1
+            self._spawn(self._load(one, backlog))
+        else:
+            self._submit(one, entry, function, backlog)
+        return True
+
+    def _leave(self, backlog: Backlog, code: str, told: str) -> bool:
+        if len(self._tasks) >= LEAVING_MAX:
+            return False
+        one = backlog.take()
+        assert one is not None
+        one.stage = Stage.ENDING
+        self._spawn(self._end_early(one, code, told))
+        return True
+
+    def _cancel(self, one: Live) -> None:
+        one.stage = Stage.ENDING
+        self._spawn(self._end_early(one, "invocation.cancelled", "cancelled before it began"))
+
+    async def _load(self, one: Live, backlog: Backlog) -> None:
+        try:
+            payload = await self._ending.payload_of(one)
+        finally:
+            backlog.loading -= 1
+        if payload is None:
+            self._live.forget(one)  # somebody else has ended it
+        elif one.cancelled:
+            self._cancel(one)
+        else:
+            self._payloads.loaded(one, payload.encode())
+            backlog.put_back(one)
+            self._pump(backlog)
+            self._arm()
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def _submit(self, one: Live, entry: Entry, function: Function | None, backlog: Backlog) -> None:
+        assert one.payload is not None
+        record = one.accepted.record
+        if function is None:
+            told = f"its function has no version {one.accepted.work.pinned} any more"
+            self._spawn(self._finish_unrun(one, Failure("function.load_failed", told), dead=True))
+            return
+        contract = entry.contract or self._catalog.contract(entry)
+        try:
+            if record.replay_of is not None and not record.attempts:
+                admit(contract, one.payload, len(one.payload))  # its size was within the limit once
+        except InputRejected as error:
+            self._spawn(self._finish_unrun(one, input_failure(error), dead=True))
+            return
+
+        def ended(call: Call, outcome: Outcome | StokerError) -> None:
+            backlog.submitted -= 1
+            if isinstance(outcome, Outcome):
+                outcome = checked(outcome, contract.output)
+                self._counted(call, outcome)
+            self._spawn(self._finish(one, call, outcome))
+            self._pump(backlog)
+            self._quiet.set()
+
+        def began() -> None:
+            one.stage = Stage.BEGUN
+            one.started_ms = self._now_ms()
+
+        call = Call(
+            one.call_id,
+            function,
+            one.payload,
+            queued_at=one.queued_at,
+            ended=ended,
+            caller=record.caller,
+            created_ms=record.created_ms,
+            patient=True,
+            began=began,
+        )
+        call.replay_of = record.replay_of
+        one.call, one.started_ms = call, None
+        backlog.submitted += 1
+        try:
+            self._executor.submit(call)
+        except StokerError:
+            if call.drop():
+                backlog.submitted -= 1
+                self._not_run(one)
+
+    async def _finish(self, one: Live, call: Call, outcome: Outcome | StokerError) -> None:
+        """Store what an attempt came to: the end, or that it is tried again."""
+        if not isinstance(outcome, Outcome):  # it never began, which is no attempt
+            self._notes.warning(
+                "call_not_run", invocation=one.accepted.record.invocation_id, reason=outcome.message
+            )
+            self._not_run(one)
+            return
+        function = call.function
+        failure = outcome.failure
+        code = None if failure is None else failure.code
+        if self.closed and code == "platform.lost":
+            self._not_run(one)  # the server ended the instance: the next one runs it again
+            return
+        attempts = one.attempts + (failure is None or one.started_ms is not None)
+        step = after_attempt(code, attempts, self._age_ms(one), policy_of(function.retry), self._random)
+        if isinstance(step, Again):
+            await self._again(one, attempts, step.wait_ms)
+            return
+        keeping = Keeping.of(function.monitor_config)
+        record = ended_record(
+            call, outcome, keeping, ended_ms=self._now_ms(), invocation_type="Async", attempts=attempts
+        )
+        if one.started_ms is None:  # it was cancelled before it began, perhaps not for the first time
+            record = replace(record, started_ms=one.accepted.record.started_ms)
+        await self._end(one, record, keeping, dead=step.dead)
+
+    def _not_run(self, one: Live) -> None:
+        one.call = None
+        self._wait(one, NOT_RUN_S)
+
+    async def _again(self, one: Live, attempts: int, wait_ms: int) -> None:
+        self._payloads.restore(one)
+        record = replace(one.accepted.record, attempts=attempts, started_ms=one.started_ms)
+        work = replace(one.accepted.work, due_ms=self._now_ms() + wait_ms)
+        if await self._ending.wait_again(one, record, work):
+            self._payloads.stored(one)
+            one.queued_at = self._clock() + wait_ms / 1000
+            self._wait(one, wait_ms / 1000)
+        else:
+            self._payloads.let_go(one)
+
+    async def _end_early(self, one: Live, code: str, told: str) -> None:
+        await self._finish_unrun(one, Failure(code, told), dead=False)
+
+    async def _finish_unrun(self, one: Live, failure: Failure, *, dead: bool) -> None:
+        """Store the end of one that no instance has in hand."""
+        stored = one.accepted.record
+        entry = self._fold.functions.get(one.identity)
+        keeping = Keeping.of({} if entry is None else entry.function.monitor_config)
+        now_ms = self._now_ms()
+        record = replace(
+            stored,
+            status=reason_of(failure.code),
+            code=failure.code,
+            ended_ms=now_ms,
+            queue_ms=float(now_ms - stored.created_ms),
+            init_ms=0.0,
+            run_ms=0.0,
+            error=error_of(failure),
+            payload=await self._ending.payload_of(one) if keeping.store_payload else None,
+        )
+        await self._end(one, record, keeping, dead=dead)
+
+    async def _end(self, one: Live, record: Record, keeping: Keeping, *, dead: bool) -> None:
+        dead_until_ms = self._now_ms() + self._limits.dead_letter_ms_max if dead else None
+        if dead:
+            self._payloads.restore(one)
+        await self._ending.end(one, record, keeping, dead_until_ms=dead_until_ms)
+        self._payloads.let_go(one)
+
+    # -- bookkeeping -----------------------------------------------------------------------------
+
+    def _age_ms(self, one: Live) -> int:
+        return max(0, self._now_ms() - one.accepted.record.created_ms)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._stopped:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work, name="an Async invocation")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._quiet.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler(
+                {"message": "an Async invocation could not be carried on", "exception": error}
+            )
+
+
+def _function_of(one: Live, entry: Entry) -> Function | None:
+    """Return what one of a function's invocations runs as; None if its version is gone."""
+    pinned = one.accepted.work.pinned
+    try:
+        return entry.function if pinned is None else entry.at_version(pinned)
+    except NotFound:
+        return None
