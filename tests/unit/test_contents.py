@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from hashlib import sha256
+
+import pytest
 
 from stoker.catalog.contents import KeptContents
 from stoker.catalog.draft import DraftAsset
+from stoker.model.errors import Unavailable
 from stoker.testing.backbone import MemoryBlobStore
 from stoker.testing.catalog import ACCOUNT, CatalogBench
 from stoker.testing.clock import in_fake_time, settled
@@ -166,3 +170,57 @@ async def test_a_content_that_two_upload_stays_pinned_until_the_second_has_store
 
     assert swept_while_the_second_uploads == 0
     assert await contents.get(*PIN) == CODE
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+@in_fake_time
+async def test_a_content_that_is_swept_while_it_streams_in_is_asked_for_again() -> None:
+    # Its digest is known only when all of it was read, so that a sweep cannot be held off before.
+    bench, blobs = CatalogBench(), SlowBlobs()
+    contents = KeptContents(bench.fold.references, blobs)
+    await blobs.put(ACCOUNT, CODE)
+    sweep = asyncio.create_task(contents.sweep({PIN}))
+    await settled()
+
+    upload = asyncio.create_task(contents.put_stream(ACCOUNT, _pieces(CODE)))
+    await settled()
+    waits = not upload.done()
+    blobs.deleting.set()
+    (refused,) = await asyncio.gather(upload, return_exceptions=True)
+
+    assert waits
+    assert isinstance(refused, Unavailable)
+    assert (refused.retry_after_s, await sweep) == (1, 1)
+    assert await contents.put_stream(ACCOUNT, _pieces(CODE)) == (PIN[1], len(CODE))
+
+
+@in_fake_time
+async def test_an_object_is_kept_between_its_upload_and_its_event() -> None:
+    bench = CatalogBench()
+    bench.log.held = asyncio.Event()
+    put = asyncio.create_task(bench.put_object("lib", b"stored"))
+    await settled()
+
+    removed = await bench.catalog.sweep(await bench.blobs.list())
+    bench.log.held.set()
+    stored = await put
+
+    assert removed == 0
+    assert await bench.catalog.content(ACCOUNT, stored.digest) == b"stored"
+
+
+async def test_an_object_whose_upload_breaks_off_is_not_stored() -> None:
+    bench = CatalogBench()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await bench.catalog.objects.put(ACCOUNT, "lib", broken())
+
+    assert bench.catalog.objects.find(ACCOUNT, "lib") is None
+    assert await bench.blobs.list() == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stoker.catalog import events
 from stoker.catalog.events import Subject, UnknownFormat
 from stoker.catalog.fold import Fold
 from stoker.model.function import Asset, Concurrency
+from stoker.testing.catalog import ACCOUNT, CatalogBench
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "events.json").read_text())
 """In the order in which they were stored, from sequence 1. Never edited: a new kind goes to the end."""
@@ -30,8 +32,11 @@ def test_there_is_one_of_each_kind() -> None:
     assert kinds == {
         ("function", "created"),
         ("function", "patched"),
+        ("function", "versioned"),
         ("function", "deleted"),
         ("collection", "created"),
+        ("collection", "patched"),
+        ("collection", "deleted"),
         ("token", "created"),
         ("token", "deleted"),
         ("object", "created"),
@@ -44,25 +49,40 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     entry = fold.functions["default", "tools", "3970185486"]
     function = entry.function
     assert (function.name, function.created_name) == ("renamed", "my-function")
-    assert (function.type, function.modified, function.revision) == ("patched", 1714378980, 6)
+    assert (function.type, function.modified, function.revision) == ("patched", 1714378985, 11)
     assert function.description == "A serverless function"
     assert function.schema == {"input": {"type": "object"}, "output": True}
     assert function.monitor_config == {"ttl": 604800000, "store_payload": True}
     assert (function.size, function.memory_bytes) == ("1 gb", 1024 * 2**20)
     assert function.concurrency == Concurrency(per_instance=2, max_instances=8, min_instances=1)
     assert function.retry == {"attempts": 5}
-    code = function.code
+    assert list(entry.versions) == [1, 2, 3]
+    code = entry.versions[1]
     assert (code.version, code.runtime, code.handler) == (1, "nodejs", "index.handler")
     assert code.assets == (Asset("index.js", "file", "ab" * 32, 29),)
     assert (code.timeout_ms, code.read_only_fs, code.modified) == (30000, True, 1714378974)
     assert (code.env_vars, code.secrets) == (("KEY=value",), ("API_KEY",))
     assert code.network == {"egress": ["api.example.com:443"]}
+    code = entry.versions[2]
+    assert (code.version, code.runtime, code.handler) == (2, "python", "main.handler")
+    assert code.assets == (Asset("main.py", "file", "12" * 32, 40),)
+    assert (code.timeout_ms, code.read_only_fs, code.modified) == (7, False, 1714378984)
+    assert (code.env_vars, code.secrets, code.network) == (None, None, None)
+    restored = function.code
+    assert restored == replace(entry.versions[1], version=3, modified=1714378985)
     collection = fold.collections["default", "tools"]
     assert (collection.name, collection.description, collection.collection_type) == (
         "tools",
         None,
         "function",
     )
+    collection = fold.collections["default", "1753641292"]
+    assert (collection.name, collection.created_name) == ("hub", "datahub")
+    assert (collection.description, collection.collection_type) == (None, "container")
+    assert (collection.type, collection.modified) == ("patched", 1714378987)
+    assert (collection.revision, collection.created_sequence) == (13, 12)
+    retired_collection = fold.retired_collections["default", "3970185486"]
+    assert (retired_collection.created_name, retired_collection.revision) == ("my-function", 15)
     retired = fold.retired["default", "tools", "230114167"]
     assert (retired.created_name, retired.version, retired.revision) == ("base64-encode", 4, 8)
     (token,) = fold.tokens.values()
@@ -83,6 +103,31 @@ def test_a_created_function_is_written_as_it_was() -> None:
 
     assert json.loads(written) == golden["event"]
     assert str(events.function_key("default", "tools", "3970185486")) == golden["subject"]
+
+
+async def test_changes_of_code_and_of_collections_are_written_as_they_were() -> None:
+    bench = CatalogBench()
+    bench.now_ms = 1714378984000
+    await bench.create()
+    versions, collections, entry = bench.catalog.versions, bench.catalog.collections, bench.entry()
+    await versions.change(ACCOUNT, entry, {"timeout": 7})
+    await versions.roll_back(ACCOUNT, entry, 1)
+    topic = (await collections.create(ACCOUNT, "a", description="b", collection_type="container")).topic
+    await collections.patch(ACCOUNT, topic, {"name": "hub", "description": None})
+    await collections.delete(ACCOUNT, topic)
+
+    written = [json.loads(event.data) for event in bench.log.events[2:]]
+
+    assert [set(event) for event in written[:2]] == [set(golden["event"]) for golden in GOLDEN[9:11]]
+    assert [set(event["code"]) for event in written[:2]] == [set(g["event"]["code"]) for g in GOLDEN[9:11]]
+    assert [event["restores"] for event in written[:2]] == [None, 1]
+    content = {"name": "a", "description": "b", "collection_type": "container"}
+    rest = {"format": 1, "at_ms": bench.now_ms}
+    assert written[2:] == [
+        {**rest, "type": "created", "collection": content},
+        {**rest, "type": "patched", "changes": {"name": "hub", "description": None}},
+        {**rest, "type": "deleted"},
+    ]
 
 
 def test_everything_else_is_written_as_it_was() -> None:

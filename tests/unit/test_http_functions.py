@@ -9,72 +9,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from stoker.catalog import events
-from stoker.catalog.tokens import Authenticator, digest_of
-from stoker.edge.errors import ErrorAnswers
-from stoker.edge.http.access import Access
-from stoker.edge.http.app import make_app
-from stoker.edge.http.assets import AssetRoutes
-from stoker.edge.http.functions import FunctionRoutes
 from stoker.model.call import Call, text_of
-from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome, Timings
-from stoker.records.recent import RecentInvocations
-from stoker.testing.catalog import ACCOUNT, CatalogBench
 from stoker.testing.functions import a_function
-from stoker.testing.worker import Notes
+from stoker.testing.site import Site
 
 SEED: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "seed.json").read_text())
 """Request and answer of the reference page, as they stand there."""
 FUNCTION = "/compute/functions/my-namespace/my-function"
-TOKENS = {
-    "admin": ["*"],
-    "reader": ["functions:read"],
-    "caller": ["functions:invoke"],
-    "nobody": [],
-}
 
 
-class Log(Notes):
-    """Of the edge."""
-
-    error = Notes.warning
-
-
-class Site:
-    """The application with its catalog; `problem` is why it is not ready."""
-
-    def __init__(self) -> None:
-        self.bench = CatalogBench()
-        self.recent = RecentInvocations(now_ms=lambda: self.bench.now_ms)
-        self.log = Log()
-        self.problem: str | None = None
-        fold = self.bench.fold
-        for token, scopes in TOKENS.items():
-            key = events.token_key(ACCOUNT, token)
-            data = events.encode(
-                "created", 0, name=token, digest=digest_of(token.encode()).hex(), scopes=scopes
-            )
-            fold.apply(str(key), data, 10_000 + len(fold.tokens))
-        access = Access(Authenticator(fold))
-        routes = FunctionRoutes(self.bench.catalog, fold, access, self.recent, Limits())
-        app = make_app(
-            [routes, AssetRoutes(self.bench.catalog, fold, access, Limits())],
-            ErrorAnswers(self.log, new_id=lambda: "id"),
-            lambda: self.problem,
-            lambda: {"isolation": "crun"},
-        )
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app, raise_app_exceptions=True),
-            base_url="http://stoker",
-            headers={"Authorization": "Bearer admin"},
-        )
-
-    async def create(self, **changes: Any) -> httpx.Response:
-        return await self.client.post("/compute/functions", json={**SEED["request"], **changes})
+class CallSite(Site):
+    """With calls that have ended."""
 
     async def ended_call(self, caller: str = "admin", log: bytes = b"line\n", **function: Any) -> str:
         call = Call(
@@ -88,8 +36,8 @@ class Site:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    site = Site()
+async def site() -> AsyncIterator[CallSite]:
+    site = CallSite(SEED["request"])
     async with site.client:
         yield site
 
@@ -97,7 +45,7 @@ async def site() -> AsyncIterator[Site]:
 # -- create ------------------------------------------------------------------------------------------
 
 
-async def test_the_seeds_request_gives_the_seeds_answer(site: Site) -> None:
+async def test_the_seeds_request_gives_the_seeds_answer(site: CallSite) -> None:
     answer = await site.create()
 
     expected = SEED["answer"]
@@ -108,7 +56,7 @@ async def test_the_seeds_request_gives_the_seeds_answer(site: Site) -> None:
     assert json.dumps(answer.json()) == json.dumps(expected)  # the same keys in the same order
 
 
-async def test_get_answers_what_create_did_with_assets_version_and_etag(site: Site) -> None:
+async def test_get_answers_what_create_did_with_assets_version_and_etag(site: CallSite) -> None:
     created = (await site.create()).json()["body"]
 
     answer = await site.client.get(FUNCTION)
@@ -120,7 +68,7 @@ async def test_get_answers_what_create_did_with_assets_version_and_etag(site: Si
     assert re.fullmatch(r'"[0-9]+"', answer.headers["etag"])
 
 
-async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: Site) -> None:
+async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: CallSite) -> None:
     asset = {
         **SEED["request"]["compute_asset"],
         "runtime": "python",
@@ -138,7 +86,7 @@ async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: 
     assert body["runtime"] == body["compute_asset"]["runtime"] == "python"
 
 
-async def test_namespace_is_another_word_for_collection_topic(site: Site) -> None:
+async def test_namespace_is_another_word_for_collection_topic(site: CallSite) -> None:
     asset = {"namespace": "tools", "handler": "index.handler"}
 
     answer = await site.create(compute_asset=asset)
@@ -162,7 +110,7 @@ async def test_namespace_is_another_word_for_collection_topic(site: Site) -> Non
     ],
 )
 async def test_a_refusal_has_error_code_and_field(
-    site: Site, changes: dict[str, Any], status: int, code: str, field: str
+    site: CallSite, changes: dict[str, Any], status: int, code: str, field: str
 ) -> None:
     answer = await site.create(**changes)
 
@@ -171,7 +119,7 @@ async def test_a_refusal_has_error_code_and_field(
     assert isinstance(body["error"], str)
 
 
-async def test_a_name_that_is_taken_is_409(site: Site) -> None:
+async def test_a_name_that_is_taken_is_409(site: CallSite) -> None:
     await site.create()
 
     answer = await site.create()
@@ -180,7 +128,7 @@ async def test_a_name_that_is_taken_is_409(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("query", "status"), [("", 201), ("?strict=false", 201), ("?strict=true", 400)])
-async def test_strict_refuses_unknown_keys(site: Site, query: str, status: int) -> None:
+async def test_strict_refuses_unknown_keys(site: CallSite, query: str, status: int) -> None:
     body = {**SEED["request"], "tags": []}
 
     answer = await site.client.post(f"/compute/functions{query}", json=body)
@@ -188,7 +136,7 @@ async def test_strict_refuses_unknown_keys(site: Site, query: str, status: int) 
     assert answer.status_code == status
 
 
-async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: Site) -> None:
+async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: CallSite) -> None:
     stored = await site.client.put("/compute/assets/code%2Fone.js", content=b"exports.handler = 1")
     asset = {
         "collection_topic": "tools",
@@ -208,7 +156,7 @@ async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: Site) -> N
 # -- list --------------------------------------------------------------------------------------------
 
 
-async def test_lists_hold_what_the_contract_names_and_their_total(site: Site) -> None:
+async def test_lists_hold_what_the_contract_names_and_their_total(site: CallSite) -> None:
     await site.create()
     await site.create(name="other", compute_asset={"collection_topic": "tools", "handler": "a.b"})
 
@@ -221,7 +169,7 @@ async def test_lists_hold_what_the_contract_names_and_their_total(site: Site) ->
     assert [item["name"] for item in one["results"]] == ["other"]
 
 
-async def test_a_list_can_be_read_in_pages(site: Site) -> None:
+async def test_a_list_can_be_read_in_pages(site: CallSite) -> None:
     for name in "abcde":
         await site.create(name=name)
 
@@ -238,7 +186,7 @@ async def test_a_list_can_be_read_in_pages(site: Site) -> None:
     assert (names, pages) == (list("abcde"), 3)
 
 
-async def test_a_page_starts_after_what_was_deleted_meanwhile(site: Site) -> None:
+async def test_a_page_starts_after_what_was_deleted_meanwhile(site: CallSite) -> None:
     for name in "abc":
         await site.create(name=name)
     page = (await site.client.get("/compute/functions?limit=2")).json()["body"]
@@ -262,13 +210,13 @@ async def test_a_page_starts_after_what_was_deleted_meanwhile(site: Site) -> Non
         "cursor=ü",
     ],
 )
-async def test_a_limit_or_cursor_that_means_nothing_is_refused(site: Site, query: str) -> None:
+async def test_a_limit_or_cursor_that_means_nothing_is_refused(site: CallSite, query: str) -> None:
     answer = await site.client.get(f"/compute/functions?{query}")
 
     assert (answer.status_code, answer.json()["code"]) == (400, "request.invalid")
 
 
-async def test_the_list_of_a_collection_that_is_not_there_is_404(site: Site) -> None:
+async def test_the_list_of_a_collection_that_is_not_there_is_404(site: CallSite) -> None:
     answer = await site.client.get("/compute/collections/none/functions")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -277,7 +225,7 @@ async def test_the_list_of_a_collection_that_is_not_there_is_404(site: Site) -> 
 # -- change ------------------------------------------------------------------------------------------
 
 
-async def test_patch_and_delete_answer_success(site: Site) -> None:
+async def test_patch_and_delete_answer_success(site: CallSite) -> None:
     await site.create()
 
     patched = await site.client.patch(FUNCTION, json={"description": None, "size": "small"})
@@ -299,7 +247,7 @@ async def test_patch_and_delete_answer_success(site: Site) -> None:
         "/compute/functions/my%2Dnamespace/%6Dy-function",
     ],
 )
-async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: Site, path: str) -> None:
+async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: CallSite, path: str) -> None:
     await site.create()
 
     assert (await site.client.get(path)).status_code == 200
@@ -318,7 +266,7 @@ async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: Site, p
     ],
 )
 async def test_if_match_lets_a_change_pass_only_at_the_revision_it_names(
-    site: Site, tag: str, status: int
+    site: CallSite, tag: str, status: int
 ) -> None:
     await site.create()
     etag = (await site.client.get(FUNCTION)).headers["etag"]
@@ -332,7 +280,7 @@ async def test_if_match_lets_a_change_pass_only_at_the_revision_it_names(
         assert patched.json()["code"] == "version_conflict"
 
 
-async def test_an_etag_changes_with_every_change(site: Site) -> None:
+async def test_an_etag_changes_with_every_change(site: CallSite) -> None:
     await site.create()
     before = (await site.client.get(FUNCTION)).headers["etag"]
 
@@ -342,7 +290,7 @@ async def test_an_etag_changes_with_every_change(site: Site) -> None:
 
 
 @pytest.mark.parametrize("body", [{"name": None}, {"monitor_config": None}, {"schema": 1}, {"size": 1}])
-async def test_a_patch_with_a_wrong_value_changes_nothing(site: Site, body: dict[str, Any]) -> None:
+async def test_a_patch_with_a_wrong_value_changes_nothing(site: CallSite, body: dict[str, Any]) -> None:
     await site.create()
 
     answer = await site.client.patch(FUNCTION, json=body)
@@ -368,7 +316,7 @@ EVERY_ROUTE = [
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 async def test_no_route_answers_without_a_token_or_without_the_scope(
-    site: Site, method: str, path: str
+    site: CallSite, method: str, path: str
 ) -> None:
     await site.create()
     path = path.replace("{id}", await site.ended_call())
@@ -392,7 +340,7 @@ async def test_no_route_answers_without_a_token_or_without_the_scope(
     ],
 )
 async def test_what_is_not_there_is_404_before_the_scope_is_looked_at(
-    site: Site, method: str, path: str
+    site: CallSite, method: str, path: str
 ) -> None:
     await site.create()
 
@@ -401,7 +349,7 @@ async def test_what_is_not_there_is_404_before_the_scope_is_looked_at(
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-async def test_a_token_that_may_read_may_not_write(site: Site) -> None:
+async def test_a_token_that_may_read_may_not_write(site: CallSite) -> None:
     await site.create()
     headers = {"X-Api-Key": "reader"}
     del site.client.headers["Authorization"]
@@ -415,7 +363,7 @@ async def test_a_token_that_may_read_may_not_write(site: Site) -> None:
 # -- records -----------------------------------------------------------------------------------------
 
 
-async def test_a_recent_invocation_can_be_looked_up_with_its_log(site: Site) -> None:
+async def test_a_recent_invocation_can_be_looked_up_with_its_log(site: CallSite) -> None:
     path = f"/compute/invocations/{await site.ended_call()}"
 
     record = (await site.client.get(path)).json()["body"]
@@ -429,7 +377,7 @@ async def test_a_recent_invocation_can_be_looked_up_with_its_log(site: Site) -> 
     assert log.text == "line\n\n[stoker: 7 more bytes were cut]\n"
 
 
-async def test_a_token_may_look_up_the_calls_it_made_and_no_others(site: Site) -> None:
+async def test_a_token_may_look_up_the_calls_it_made_and_no_others(site: CallSite) -> None:
     headers = {"Authorization": "Bearer caller"}
     own = await site.ended_call(caller="caller")
     mine = await site.client.get(f"/compute/invocations/{own}", headers=headers)
@@ -443,7 +391,7 @@ async def test_a_token_may_look_up_the_calls_it_made_and_no_others(site: Site) -
 # -- everything else ---------------------------------------------------------------------------------
 
 
-async def test_health_and_readiness_need_no_token(site: Site) -> None:
+async def test_health_and_readiness_need_no_token(site: CallSite) -> None:
     del site.client.headers["Authorization"]
 
     healthy = await site.client.get("/healthz")
@@ -457,7 +405,7 @@ async def test_health_and_readiness_need_no_token(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/compute", "/compute/functions/", "/compute/functions//x", "/x%00"])
-async def test_an_unknown_path_is_404_in_json(site: Site, path: str) -> None:
+async def test_an_unknown_path_is_404_in_json(site: CallSite, path: str) -> None:
     answer = await site.client.get(path)
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -474,7 +422,7 @@ async def test_an_unknown_path_is_404_in_json(site: Site, path: str) -> None:
     ],
 )
 async def test_another_verb_is_405_and_names_those_that_are_allowed(
-    site: Site, method: str, path: str, allow: str
+    site: CallSite, method: str, path: str, allow: str
 ) -> None:
     answer = await site.client.request(method, path)
 
@@ -482,7 +430,7 @@ async def test_another_verb_is_405_and_names_those_that_are_allowed(
     assert answer.headers["allow"] == allow
 
 
-async def test_a_mistake_of_ours_is_left_to_who_serves_the_application(site: Site) -> None:
+async def test_a_mistake_of_ours_is_left_to_who_serves_the_application(site: CallSite) -> None:
     # The connection answers it and logs it under an id; a second handler here would log it twice.
     site.bench.unpacker.error = RuntimeError("a bug")
 
