@@ -71,6 +71,22 @@ async def test_it_never_falls() -> None:
 
 
 @in_fake_time
+async def test_a_death_soon_after_another_call_is_looked_up_all_the_same() -> None:
+    async with PoolBench() as bench:
+        function = a_function()
+        await bench.run(function)
+        (sandbox,) = bench.serving
+        sandbox.script = hold
+
+        call = bench.submit(function)
+        await settled()
+        sandbox.end(Exit(signal=9, out_of_memory=True, memory_peak_bytes=511 << 20))
+        await settled()
+
+        assert bench.outcome(call).memory_bytes == 511 << 20
+
+
+@in_fake_time
 async def test_an_end_for_want_of_memory_says_the_peak_that_it_ended_with() -> None:
     async with PoolBench(hold) as bench:
         call = bench.submit(a_function())

@@ -10,6 +10,7 @@ from stoker.model.call import Call
 from stoker.model.function import Function
 from stoker.model.launch import Exit
 from stoker.model.limits import Limits
+from stoker.runtimes import wire
 from stoker.testing.clock import in_fake_time, passed, settled
 from stoker.testing.functions import a_function
 from stoker.testing.sandbox import FakeSandbox, Received, echo, hold
@@ -308,6 +309,32 @@ async def test_calls_that_lie_ahead_when_somebody_begins_to_follow_keep_their_li
         assert [heard.of(call) for call in calls] == [b"of 0\n", b"got 1\nlast words", b"got 2\nlast words"]
         assert after.log == b"got after\nlast words"
         assert heard.text == b"".join(heard.of(call) for call in calls) + after.log
+
+
+@in_fake_time
+async def test_output_of_a_call_that_lay_ahead_is_its_own_though_seen_before_the_answer_to_the_last() -> None:
+    async with PoolBench() as bench:
+        function, heard = a_function(max_instances=1), Listener()
+        for _ in range(STEADY_CALLS + 1):
+            await bench.run(function)
+        (sandbox,) = bench.serving
+        sandbox.script = hold
+        sandbox.calls.clear()
+        first, second = bench.submit(function), bench.submit(function)
+        await settled()
+        bench.pool.follow(identity_of(function), heard)
+
+        sandbox.print(b"of 1\n" + second.id + b"of 2\n")
+        await settled()
+        sandbox.send(wire.RESULT, first.id, b"1")
+        await settled()
+        sandbox.print(b"more of 2\n")
+        await settled()
+        sandbox.send(wire.RESULT, second.id, b"2")
+        await settled()
+
+        assert heard.of(first) == b"of 1\n" == bench.outcome(first).log
+        assert heard.of(second) == b"of 2\nmore of 2\n" == bench.outcome(second).log
 
 
 @in_fake_time

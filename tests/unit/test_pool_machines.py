@@ -49,6 +49,24 @@ async def test_machines_come_in_the_order_in_which_they_began_to_serve_and_go_wh
 
 
 @in_fake_time
+async def test_an_instance_that_is_being_ended_is_no_machine_any_more() -> None:
+    async with PoolBench(hold) as bench:
+        call = bench.submit(a_function())
+        await settled()
+        (sandbox,) = bench.serving
+        sandbox.kills_held = True
+
+        call.cancel_now()
+        await settled()
+        listed = bench.pool.machines()
+        sandbox.kills_held = False
+        sandbox.kill()
+        await settled()
+
+        assert listed == []
+
+
+@in_fake_time
 async def test_the_figures_of_a_machine_are_its_own_and_gone_with_it() -> None:
     async with PoolBench() as bench:
         await bench.run(a_function(name="a"))

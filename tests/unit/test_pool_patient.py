@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from stoker.model.call import Call
 from stoker.model.errors import NoCapacity
+from stoker.model.launch import Exit
 from stoker.model.limits import Limits
 from stoker.model.outcome import EndReason
 from stoker.testing.clock import in_fake_time, passed, settled
@@ -13,7 +16,7 @@ from stoker.testing.functions import a_function
 from stoker.testing.sandbox import FakeSandbox, hold
 from stoker.testing.worker import PoolBench
 from stoker.worker.eviction import Pressure
-from stoker.worker.group import BEYOND, STEADY_CALLS
+from stoker.worker.group import AHEAD_BYTES_MAX, BEYOND, STEADY_CALLS
 
 
 def answer_all(bench: PoolBench) -> None:
@@ -66,6 +69,23 @@ async def test_who_is_impatient_goes_first_whoever_came_first() -> None:
 
 
 @in_fake_time
+async def test_a_caller_goes_ahead_of_a_patient_call_that_cannot() -> None:
+    async with PoolBench() as bench:
+        function = a_function(max_instances=1)
+        for _ in range(STEADY_CALLS + 1):
+            await bench.run(function)
+        (sandbox,) = bench.serving
+        sandbox.script = hold
+        bench.submit(function)
+        bench.submit(function, b'"' + b"x" * AHEAD_BYTES_MAX + b'"', patient=True)
+
+        bench.submit(function)
+        await settled()
+
+        assert len(sandbox.ahead) == 1
+
+
+@in_fake_time
 async def test_no_number_of_waiting_calls_refuses_a_patient_one_nor_do_these_count() -> None:
     async with PoolBench(hold, limits=Limits(waiting_calls_max=1)) as bench:
         function = a_function(max_instances=1)
@@ -109,8 +129,9 @@ async def test_closing_tells_patient_calls_that_wait_to_come_again() -> None:
         assert bench.pool.room(function) == 0
 
 
+@pytest.mark.parametrize("deaf", [False, True])
 @in_fake_time
-async def test_a_patient_call_sent_ahead_and_given_back_waits_on() -> None:
+async def test_a_patient_call_sent_ahead_waits_on_whether_it_is_given_back_or_not(deaf: bool) -> None:
     async with PoolBench() as bench:
         function = a_function(max_instances=1, timeout_ms=60_000)
         for _ in range(STEADY_CALLS + 1):
@@ -118,6 +139,7 @@ async def test_a_patient_call_sent_ahead_and_given_back_waits_on() -> None:
         (sandbox,) = bench.serving
         sandbox.script = hold
         sandbox.calls.clear()
+        sandbox.deaf_to_revoke = deaf
         began: list[bool] = []
 
         bench.submit(function)
@@ -167,6 +189,22 @@ async def test_a_function_has_room_for_its_places_and_a_few_that_let_it_grow() -
         # one free and one busy; one more runs; one more runs in a new instance
         assert rooms == [1 + BEYOND, BEYOND, BEYOND]
         assert len(bench.serving) == 3
+
+
+@in_fake_time
+async def test_calls_that_wait_take_up_the_room() -> None:
+    async with PoolBench(hold, spares=0) as bench:
+        bench.engine.held = asyncio.Event()
+        bench.engine.sandboxes[0].end(Exit(code=0))  # the spare of the start
+        await settled()
+        function = a_function()
+        rooms = []
+        for _ in range(5):
+            rooms.append(bench.pool.room(function))
+            bench.submit(function, patient=True)
+        bench.engine.held.set()
+
+        assert rooms == [BEYOND, BEYOND, BEYOND - 1, BEYOND - 2, 0]  # one instance is on its way
 
 
 @in_fake_time
@@ -353,6 +391,34 @@ async def test_a_call_sent_ahead_begins_when_its_turn_comes() -> None:
 
         assert before == (["first"], 1)
         assert began == ["first", "second"]
+
+
+@in_fake_time
+async def test_a_call_that_was_asked_back_has_begun_for_certain_only_once_it_answers() -> None:
+    async with PoolBench() as bench:
+        function = a_function(max_instances=1)
+        for _ in range(STEADY_CALLS + 1):
+            await bench.run(function)
+        (sandbox,) = bench.serving
+        sandbox.script = hold
+        sandbox.calls.clear()
+        sandbox.deaf_to_revoke = True
+        told: list[str] = []
+        bench.submit(function)
+        call = bench.submit(function, began=lambda: told.append("began"))
+        await passed(0.05)  # the call before it turned out to be a long one
+        asked_back = list(sandbox.revokes)
+
+        answer_one(sandbox)
+        await settled()
+        before = list(told)
+        answer_one(sandbox)
+        await settled()
+
+        assert asked_back == [call.id]
+        assert before == []
+        assert told == ["began"]
+        assert bench.outcome(call).result == b"1"
 
 
 @in_fake_time

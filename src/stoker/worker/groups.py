@@ -41,11 +41,9 @@ class Groups:
         return [group for group in self if identity_of(group.function) == identity]
 
     def retire(self, group: Group) -> None:
-        """Have a group take no more calls."""
+        """Have a living group take no more calls."""
         group.retired = True
-        key = key_of(group.function)
-        if self.living.get(key) is group:
-            del self.living[key]
+        del self.living[key_of(group.function)]
         self.retired.add(group)
 
     def drop_if_done(self, group: Group) -> None:
