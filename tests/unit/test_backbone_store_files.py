@@ -9,7 +9,7 @@ import pytest
 
 from stoker.backbone.store_files import StoreFiles
 
-TOMBSTONE = 1 << 62
+ERASED, TOMBSTONE = 1 << 63, 1 << 62
 
 
 def record(sequence: int, subject: bytes = b"accounts.a.catalog.x", data: bytes = b"data") -> bytes:
@@ -35,6 +35,25 @@ def test_rising_sequences_with_gaps_and_tombstones_are_well(tmp_path: Path, stre
     (stream / "msgs" / "10.blk").write_bytes(record(11))
 
     assert StoreFiles(tmp_path).fault_of("S") is None
+
+
+def test_what_follows_an_erased_message_is_looked_at(tmp_path: Path, stream: Path) -> None:
+    block = stream / "msgs" / "1.blk"
+    block.write_bytes(record(1) + record(2 | ERASED, b"", b"random") + record(3))
+    assert StoreFiles(tmp_path).fault_of("S") is None
+
+    block.write_bytes(record(1) + record(2 | ERASED, b"", b"random") + record(1))
+
+    assert StoreFiles(tmp_path).fault_of("S") == (block, "has sequences that are out of order")
+
+
+def test_a_gap_of_any_width_is_well_below_what_was_acknowledged(tmp_path: Path, stream: Path) -> None:
+    block = stream / "msgs" / "1.blk"
+    block.write_bytes(record(1) + record(1 << 30))
+    files = StoreFiles(tmp_path)
+
+    assert files.fault_of("S", acknowledged=1 << 30) is None
+    assert files.fault_of("S", acknowledged=(1 << 30) - 1) == (block, "has sequences that are out of order")
 
 
 def test_a_first_message_far_from_one_is_well(tmp_path: Path, stream: Path) -> None:

@@ -1,7 +1,7 @@
 """The store's guard: it tells a new store from one that was lost, cut short or damaged.
 
 Owns what is kept outside NATS for that: the lock of the data directory, `store.json` and the
-high-water mark. Does not know what the events and blobs mean.
+high-water marks. Does not know what the events and blobs mean.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class StoreGuard:
         self._lock = -1
         self._identity = Identity(store_id=uuid4().hex, embedded=embedded)
         self.mark = HighWaterMark(self._mark_path, self._identity.store_id)
+        """Of the streams that have none of their own."""
+        self._stream_marks: dict[str, HighWaterMark] = {}
         self.is_new = False
         """There was no store here before."""
 
@@ -98,14 +100,16 @@ class StoreGuard:
         return self._identity.store_id
 
     async def close(self) -> None:
-        """Put the mark on disk and give the data directory free. Harmless when repeated."""
-        await self.mark.close()
+        """Put the marks on disk and give the data directory free. Harmless when repeated."""
+        for mark in (self.mark, *self._stream_marks.values()):
+            await mark.close()
         self._release_lock()
 
-    async def open_stream(self, jetstream: JetStream, spec: StreamSpec) -> None:
+    async def open_stream(self, jetstream: JetStream, spec: StreamSpec) -> HighWaterMark:
         """Return once the stream is there and is ours; it is made only if it never was before.
 
-        Raises StoreDamaged if it has vanished or belongs to another store.
+        Returns the high-water mark to hold it against, which the guard closes. Raises StoreDamaged if the
+        stream has vanished or belongs to another store, or its mark is gone.
         """
         known = spec.name in self._identity.streams
         spec = replace(spec, metadata={**spec.metadata, _OWNER: self.store_id})
@@ -120,8 +124,11 @@ class StoreGuard:
                     self._files.of_stream(spec.name), f"belongs to another store ({owner})", spec.name
                 )
             await self._join(owner)
-        if spec.name not in self._identity.streams:
+        # A new mark comes before the note that the stream exists: what is noted has its mark.
+        mark = self._stream_mark(spec.name, create=not known) if spec.marked else self.mark
+        if not known:
             self._write(replace(self._identity, streams=(*self._identity.streams, spec.name)))
+        return mark
 
     def damaged_event(self, stream: str, sequence: int, what: str, *, affected: int) -> StoreDamaged:
         """Return the error for an event that is missing or bad; it names the block where that can be told."""
@@ -180,6 +187,28 @@ class StoreGuard:
     def _mark_path(self) -> Path:
         return self._data_dir / "store.mark"
 
+    def _stream_mark(self, stream: str, *, create: bool) -> HighWaterMark:
+        mark = self._stream_marks.get(stream)
+        if mark is None:
+            mark = HighWaterMark(self._stream_mark_path(stream), self.store_id)
+            if create:
+                mark.create()
+            else:
+                self._open_mark(mark)
+            self._stream_marks[stream] = mark
+        return mark
+
+    def _stream_mark_path(self, stream: str) -> Path:
+        return self._data_dir / f"{stream.lower()}.mark"
+
+    def _open_mark(self, mark: HighWaterMark) -> None:
+        try:
+            mark.open()
+        except FileNotFoundError:
+            raise self.damaged(mark.path, "is gone", "") from None
+        except MarkUnreadable:
+            raise self.damaged(mark.path, "is damaged", "") from None
+
     def _take_lock(self) -> None:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(self._data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -215,18 +244,18 @@ class StoreGuard:
             return
         self._identity = self._parse(text)
         self.mark = HighWaterMark(self._mark_path, self.store_id)
-        try:
-            self.mark.open()
-        except FileNotFoundError:
-            raise self.damaged(self._mark_path, "is gone", "") from None
-        except MarkUnreadable:
-            raise self.damaged(self._mark_path, "is damaged", "") from None
+        self._open_mark(self.mark)
         if self._identity.embedded:
             for stream in self._identity.streams:
-                fault = self._files.fault_of(stream)
-                if fault is not None:
-                    events = f" ({self.mark.sequence} events were acknowledged)" if self.mark.sequence else ""
-                    raise self.damaged(fault[0], fault[1] + events, stream)
+                self._look_at(stream)
+
+    def _look_at(self, stream: str) -> None:
+        marked = self._stream_mark_path(stream).exists()
+        mark = self._stream_mark(stream, create=False) if marked else self.mark
+        fault = self._files.fault_of(stream, acknowledged=mark.sequence)
+        if fault is not None:
+            count = f" ({mark.sequence} events were acknowledged)" if mark.sequence else ""
+            raise self.damaged(fault[0], fault[1] + count, stream)
 
     def _parse(self, text: str) -> Identity:
         try:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 from uuid import uuid4
@@ -18,12 +18,9 @@ import orjson
 from nats.aio.msg import Msg
 
 from stoker.backbone.connection import RECONNECT_WAIT_MS, Connection, Message
+from stoker.backbone.disk import RESERVE_BYTES, DiskReserve
 from stoker.model.errors import PlatformError, StorageFull, Unavailable
 
-DISK_RESERVE_BYTES = 64 * 1024 * 1024
-"""Free space below which nothing new is accepted. At ENOSPC nats-server 2.15.1 answers no write to the
-stream any more, also after space was made, until it is restarted; the reserve keeps us away from there."""
-DISK_RESERVE_FILES = 64
 BATCH_COUNT_MAX = 1_000
 """The server's own limit for one atomic batch."""
 REPLICAS_MAX = 3
@@ -42,6 +39,8 @@ class Code(IntEnum):
     STORAGE_EXCEEDED = 10047
     WRONG_LAST_SEQUENCE = 10071
     NO_MESSAGE = 10037
+    SEQUENCE_NOT_FOUND = 10043
+    DELETE_FAILED = 10057
     STREAM_NOT_FOUND = 10059
     STORE_FAILED = 10077
     BATCH_INCOMPLETE = 10176
@@ -59,6 +58,10 @@ _LATER = {
 _FULL = {Code.INSUFFICIENT_RESOURCES, Code.MEMORY_EXCEEDED, Code.STORAGE_EXCEEDED}
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GONE = {"no message found", "stream store EOF"}
+
+
 class Refused(PlatformError):
     """The server's own error; for this room only, which knows what each number means."""
 
@@ -71,6 +74,13 @@ class Refused(PlatformError):
     def subject_taken(self) -> bool:
         """A write-once subject has its message already."""
         return self.err_code == Code.STORE_FAILED and "per subject" in self.description
+
+    @property
+    def gone_already(self) -> bool:
+        """A message that was to be deleted is not there."""
+        return self.err_code == Code.SEQUENCE_NOT_FOUND or (
+            self.err_code == Code.DELETE_FAILED and self.description in _GONE
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,8 @@ class Stored:
 
     subject: str
     sequence: int
+    time_ms: int
+    """When it was stored, in milliseconds since the epoch."""
     headers: Mapping[str, str]
     data: bytes
 
@@ -101,6 +113,8 @@ class StreamSpec:
     replicas: int = 1
     write_once: bool = False
     """A subject takes one message, a second one is refused."""
+    marked: bool = False
+    """It has a high-water mark of its own."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
@@ -132,9 +146,10 @@ class StreamSpec:
 class JetStream:
     """Publishing with an acknowledgement, reading by sequence or subject, and JetStream's own API."""
 
-    def __init__(self, connection: Connection, *, disk_reserve_bytes: int = DISK_RESERVE_BYTES) -> None:
+    def __init__(self, connection: Connection, *, disk_reserve_bytes: int = RESERVE_BYTES) -> None:
         self.connection = connection
-        self._disk_reserve_bytes = disk_reserve_bytes
+        server = connection.server  # of other servers' disks we know nothing
+        self._disk = DiskReserve(server.directory, reserve_bytes=disk_reserve_bytes) if server else None
         self._full = False
 
     @property
@@ -145,8 +160,8 @@ class JetStream:
     @property
     def unhealthy_reason(self) -> str | None:
         """Why nothing can be stored just now, for `/readyz`; None if it can."""
-        if self.connection.connected and self.connection.server:
-            self._full = self._no_room()
+        if self.connection.connected and self._disk is not None:
+            self._full = self._disk.touched
         return self.connection.unhealthy_reason or ("the disk is full" if self._full else None)
 
     @property
@@ -154,14 +169,15 @@ class JetStream:
         """How many copies a new stream should have: one a server, at most REPLICAS_MAX."""
         return min(REPLICAS_MAX, self.connection.cluster_size)
 
-    async def publish(self, message: Message) -> Ack:
+    async def publish(self, message: Message, *, reserve: bool = False) -> Ack:
         """Return once the stream has stored it. Give it a message id: it may be sent more than once.
 
-        Raises Unavailable, StorageFull, TooLarge, and Refused with the server's own number.
+        `reserve` lets it use the disk's reserve. Raises Unavailable, StorageFull, TooLarge, and Refused
+        with the server's own number.
         """
-        return await self._store(lambda: [message])
+        return await self._store(lambda: [message], reserve)
 
-    async def publish_batch(self, messages: Sequence[Message]) -> Ack:
+    async def publish_batch(self, messages: Sequence[Message], *, reserve: bool = False) -> Ack:
         """Return once the stream has stored all of them, one after the other; else it has none.
 
         At most BATCH_COUNT_MAX; each needs a message id. Raises as `publish` does.
@@ -187,7 +203,7 @@ class JetStream:
                 for number, message in enumerate(messages, 1)
             ]
 
-        return await self._store(batch)
+        return await self._store(batch, reserve)
 
     async def api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call JetStream's own API, for instance `STREAM.INFO.NAME`. Raises Unavailable, Refused."""
@@ -213,8 +229,20 @@ class JetStream:
             return _stored(answer)
         return await self.get(stream, {"last_by_subj": subject})
 
+    async def at(self, stream: str, sequence: int) -> Stored | None:
+        """Return the message at a sequence, None if there is none; absence is what the leader says."""
+        answer = await self.connection.request(
+            Message(f"$JS.API.DIRECT.GET.{stream}", orjson.dumps({"seq": sequence}))
+        )
+        if (answer.headers or {}).get("Status") is None:
+            return _stored(answer)
+        return await self.get(stream, {"seq": sequence})
+
     async def get(self, stream: str, which: Mapping[str, Any]) -> Stored | None:
-        """Return the message that `which` names (`seq`, `last_by_subj`, `next_by_subj`), from the leader."""
+        """Return the message that `which` names, from the leader, None if there is none.
+
+        `seq`, `last_by_subj`, or `next_by_subj` with a `seq` or a `start_time` (RFC 3339).
+        """
         try:
             message = (await self.api(f"STREAM.MSG.GET.{stream}", which))["message"]
         except Refused as refusal:
@@ -224,19 +252,23 @@ class JetStream:
         return Stored(
             subject=message["subject"],
             sequence=message["seq"],
+            time_ms=_time_ms(message["time"]),
             headers=_headers(message.get("hdrs", "")),
             data=_decoded(message.get("data", "")),
         )
 
-    def require_room(self) -> None:
-        """Raise StorageFull while our own server's disk is nearly full."""
-        if self.connection.server is not None:
-            self._full = self._no_room()
-            if self._full:
+    def require_room(self, *, reserve: bool = False) -> None:
+        """Raise StorageFull while our own server's disk has nothing left but the reserve.
+
+        With `reserve` that may be used too, but for a last part.
+        """
+        if self._disk is not None:
+            self._full = self._disk.touched
+            if self._full and not (reserve and not self._disk.used):
                 raise StorageFull("the disk is full: nothing new can be stored")
 
-    async def _store(self, make: Callable[[], list[Message]]) -> Ack:
-        self.require_room()
+    async def _store(self, make: Callable[[], list[Message]], reserve: bool) -> Ack:
+        self.require_room(reserve=reserve)
         try:
             answer = await self._call(make)
         except Unavailable:
@@ -266,19 +298,13 @@ class JetStream:
                 raise Refused(err_code, description)
             await asyncio.sleep(RECONNECT_WAIT_MS / 1000)
 
-    def _no_room(self) -> bool:
-        assert self.connection.server is not None
-        space = os.statvfs(self.connection.server.directory)  # 2 us: answered from the kernel's memory
-        return space.f_bavail * space.f_frsize < self._disk_reserve_bytes or (
-            space.f_files > 0 and space.f_favail < DISK_RESERVE_FILES
-        )
-
 
 def _stored(message: Msg) -> Stored:
     headers = message.headers or {}
     return Stored(
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
+        time_ms=_time_ms(headers["Nats-Time-Stamp"]),
         headers=headers,
         data=message.data,
     )
@@ -291,3 +317,8 @@ def _headers(encoded: str) -> dict[str, str]:
 
 def _decoded(encoded: str) -> bytes:
     return base64.b64decode(encoded)
+
+
+def _time_ms(timestamp: str) -> int:
+    """Return milliseconds since the epoch; in whole numbers, as a float would now and then lose one."""
+    return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(milliseconds=1)

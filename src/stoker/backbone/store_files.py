@@ -40,8 +40,11 @@ class StoreFiles:
         """Return the folder of a stream."""
         return self._streams / stream
 
-    def fault_of(self, stream: str) -> tuple[Path, str] | None:
-        """Return what is obviously wrong with a stream that must be there, before a server runs on it."""
+    def fault_of(self, stream: str, *, acknowledged: int = 0) -> tuple[Path, str] | None:
+        """Return what is obviously wrong with a stream that must be there, before a server runs on it.
+
+        Up to the sequence that was `acknowledged` any number may have been deleted.
+        """
         for folder in (self.store, self.of_stream(stream), self.of_stream(stream) / "msgs"):
             if not folder.is_dir():
                 return folder, "is gone"
@@ -58,7 +61,7 @@ class StoreFiles:
             return file, "is damaged"
         if named != stream:
             return file, "is of another stream"
-        block = self._block_out_of_order(stream)
+        block = self._block_out_of_order(stream, acknowledged)
         return None if block is None else (block, "has sequences that are out of order")
 
     def block_with_sequence(self, stream: str, sequence: int) -> Path:
@@ -84,13 +87,14 @@ class StoreFiles:
             (self.of_stream(stream) / "msgs").glob("*.blk"), key=lambda path: (len(path.name), path)
         )
 
-    def _block_out_of_order(self, stream: str) -> Path | None:
+    def _block_out_of_order(self, stream: str, acknowledged: int) -> Path | None:
         """Return the first block with a sequence that does not rise, or rises past all reason."""
         last = 0
         for block in self._blocks(stream):
             for sequence in _sequences(block):
                 # What was deleted before the first message that is left has no bound.
-                if sequence <= last or (last and sequence - last > JUMP_MAX):
+                jump = last and sequence > acknowledged and sequence - last > JUMP_MAX
+                if sequence <= last or jump:
                     return block
                 last = sequence
         return None
@@ -119,8 +123,8 @@ def _sequences(block: Path) -> Iterator[int]:
             length &= _LENGTH_MASK
             if length < _HEAD.size + subject_bytes + _HASH_BYTES or start + length > size:
                 return
-            if not sequence & _TOMBSTONE:
+            if not sequence & (_TOMBSTONE | _ERASED):  # what was erased has no subject any more
                 if not 0 < subject_bytes <= _SUBJECT_BYTES_MAX:
                     return
-                yield sequence & ~_ERASED
+                yield sequence
             start += length

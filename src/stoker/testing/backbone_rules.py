@@ -1,4 +1,4 @@
-"""The rules of event logs and blob stores: one suite, run against the fakes and against the real ones.
+"""The rules of event logs, ledgers and blob stores: one suite, run against the fakes and the real ones.
 
 Each is a coroutine that takes a fresh, empty store and fails as a test does.
 """
@@ -15,7 +15,9 @@ import pytest
 from stoker.backbone.blobs import CHUNK_BYTES
 from stoker.backbone.errors import BlobMissing
 from stoker.backbone.event_log import Event
-from stoker.model.errors import VersionConflict
+from stoker.backbone.ledger import Write
+from stoker.backbone.server_config import MESSAGE_BYTES_MAX
+from stoker.model.errors import TooLarge, Unavailable, VersionConflict
 
 Events = Sequence[tuple[str, bytes, int | None]]
 
@@ -26,6 +28,22 @@ class Log(Protocol):
     async def append(self, subject: str, data: bytes, *, expected: int | None) -> int: ...
     async def append_batch(self, events: Events) -> list[int]: ...
     async def replay(self, on_event: Callable[[Event], None], *, after: int = 0) -> int: ...
+
+
+class Book(Protocol):
+    """What both ledgers can do."""
+
+    @property
+    def last_sequence(self) -> int: ...
+    def write(self, writes: Sequence[Write], *, reserve: bool = False) -> asyncio.Future[int]: ...
+    async def read(
+        self, on_message: Callable[[Event], None], *, after: int, until: int | None = None
+    ) -> int: ...
+    async def at(self, sequence: int) -> Event | None: ...
+    async def last(self, subject: str) -> Event | None: ...
+    async def since(self, time_ms: int) -> int: ...
+    async def erase(self, sequences: Sequence[int]) -> None: ...
+    async def close(self) -> None: ...
 
 
 class Blobs(Protocol):
@@ -140,6 +158,230 @@ async def what_the_fold_raises_reaches_the_caller_of_replay(log: Log) -> None:
         await log.replay(fold)
 
 
+X, Y, Z = (f"accounts.default.invocation.{name}" for name in "xyz")
+
+
+async def _read(ledger: Book, *, after: int = 0, until: int | None = None) -> list[tuple[int, bytes]]:
+    seen: list[Event] = []
+    await ledger.read(seen.append, after=after, until=until)
+    return [(event.sequence, event.data) for event in seen]
+
+
+async def _fill(ledger: Book, count: int) -> None:
+    await ledger.write([Write(f"{X}{number}", b"%d" % number) for number in range(1, count + 1)])
+
+
+async def what_is_written_is_at_its_place_and_last_of_its_subject(ledger: Book) -> None:
+    sequence = await ledger.write([Write(X, b"\x00\r\n\xff", 0)])
+
+    for found in (await ledger.at(sequence), await ledger.last(X)):
+        assert found is not None
+        assert (found.subject, found.data, found.sequence) == (X, b"\x00\r\n\xff", sequence)
+    assert ledger.last_sequence == sequence == 1
+
+
+async def a_message_has_the_same_time_however_it_is_read(ledger: Book) -> None:
+    await _fill(ledger, 3)
+    seen: list[Event] = []
+    await ledger.read(seen.append, after=0)
+
+    assert [await ledger.at(event.sequence) for event in seen] == seen
+    assert [await ledger.last(event.subject) for event in seen] == seen
+
+
+async def nothing_is_where_nothing_was_written(ledger: Book) -> None:
+    assert await ledger.at(1) is None
+    assert await ledger.last(X) is None
+    assert await ledger.since(0) == 0
+    assert await ledger.read(lambda event: pytest.fail("there is none"), after=0) == 0
+
+
+async def a_group_is_stored_without_a_gap_and_its_first_sequence_told(ledger: Book) -> None:
+    await _fill(ledger, 2)
+
+    assert await ledger.write([Write(X, b"a", 0), Write(Y, b"b"), Write(X, b"c")]) == 3
+    assert (await _read(ledger, after=2)) == [(3, b"a"), (4, b"b"), (5, b"c")]
+    assert ledger.last_sequence == 5
+
+
+async def groups_at_the_same_time_are_each_stored_without_a_gap(ledger: Book) -> None:
+    firsts = await asyncio.gather(
+        *(ledger.write([Write(f"{X}{n}.{part}", b"%d" % n) for part in range(n % 4 + 1)]) for n in range(40))
+    )
+
+    stored = dict(await _read(ledger))
+    assert len(stored) == sum(n % 4 + 1 for n in range(40))
+    for number, first in enumerate(firsts):
+        assert [stored[first + part] for part in range(number % 4 + 1)] == [b"%d" % number] * (number % 4 + 1)
+
+
+async def a_group_with_one_conflict_stores_nothing(ledger: Book) -> None:
+    await ledger.write([Write(X, b"0", 0)])
+
+    with pytest.raises(VersionConflict):
+        await ledger.write([Write(Y, b"1", 0), Write(X, b"2", 0)])
+
+    assert await _read(ledger) == [(1, b"0")]
+
+
+async def a_conflict_among_many_at_the_same_time_hits_the_guilty_only(ledger: Book) -> None:
+    await ledger.write([Write(X, b"0", 0)])
+
+    outcomes = await asyncio.gather(
+        *(ledger.write([Write(X if n in (3, 11, 12) else f"{Y}{n}", b"%d" % n, 0)]) for n in range(20)),
+        return_exceptions=True,
+    )
+
+    guilty = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, VersionConflict)]
+    assert guilty == [3, 11, 12]
+    stored = dict(await _read(ledger))
+    assert len(stored) == 18
+    assert all(stored[first] == b"%d" % n for n, first in enumerate(outcomes) if isinstance(first, int))
+
+
+async def of_twenty_who_write_first_at_once_one_succeeds(ledger: Book) -> None:
+    outcomes = await asyncio.gather(
+        *(ledger.write([Write(X, b"%d" % n, 0)]) for n in range(20)), return_exceptions=True
+    )
+
+    assert sum(isinstance(outcome, VersionConflict) for outcome in outcomes) == 19
+    assert len(await _read(ledger)) == 1
+
+
+async def groups_that_follow_each_other_on_a_subject_keep_their_order(ledger: Book) -> None:
+    writes = [ledger.write([Write(X, b"%d" % n)]) for n in range(10)]
+    follower = ledger.write([Write(X, b"last", 10)])
+
+    assert await asyncio.gather(*writes) == list(range(1, 11))
+    assert await follower == 11
+
+
+async def something_expected_of_what_the_group_wrote_itself_is_a_mistake(ledger: Book) -> None:
+    with pytest.raises(ValueError, match="before something is expected"):
+        ledger.write([Write(X, b"1"), Write(X, b"2", 0)])
+    with pytest.raises(ValueError, match="1 to 1000"):
+        ledger.write([])
+
+
+async def only_the_message_that_is_too_large_is_refused(ledger: Book) -> None:
+    outcomes = await asyncio.gather(
+        ledger.write([Write(X, b"small")]),
+        ledger.write([Write(Y, bytes(MESSAGE_BYTES_MAX + 1))]),
+        ledger.write([Write(Z, b"small")]),
+        return_exceptions=True,
+    )
+
+    assert isinstance(outcomes[1], TooLarge)
+    assert [outcomes[0], outcomes[2]] == [1, 2]
+
+
+async def a_caller_who_leaves_disturbs_nobody(ledger: Book) -> None:
+    async def leave(number: int) -> None:
+        await ledger.write([Write(f"{Y}{number}", b"left")])
+
+    leaving = [asyncio.create_task(leave(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    staying = [ledger.write([Write(f"{X}{number}", b"%d" % number)]) for number in range(10)]
+    for task in leaving:
+        task.cancel()
+
+    firsts = await asyncio.gather(*staying)
+
+    stored = dict(await _read(ledger))
+    assert [stored[first] for first in firsts] == [b"%d" % number for number in range(10)]
+
+
+async def a_stretch_is_read_up_to_where_it_is_told(ledger: Book) -> None:
+    await _fill(ledger, 6)
+    seen: list[Event] = []
+
+    assert await ledger.read(seen.append, after=2, until=4) == 4
+    assert [event.sequence for event in seen] == [3, 4]
+    assert await ledger.read(seen.append, after=4, until=90) == 6
+    assert [event.sequence for event in seen] == [3, 4, 5, 6]
+    assert await ledger.read(seen.append, after=6) == 6
+
+
+async def what_the_reader_raises_reaches_the_caller_of_read(ledger: Book) -> None:
+    await _fill(ledger, 1)
+
+    def fold(event: Event) -> None:
+        raise LookupError(event.subject)
+
+    with pytest.raises(LookupError):
+        await ledger.read(fold, after=0)
+
+
+async def what_was_erased_is_a_gap(ledger: Book) -> None:
+    await _fill(ledger, 6)
+
+    await ledger.erase([1, 3, 4, 6])
+
+    assert await _read(ledger) == [(2, b"2"), (5, b"5")]
+    assert [(await ledger.at(sequence)) is None for sequence in range(1, 7)] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert await ledger.last(f"{X}6") is None
+    assert await ledger.read(lambda event: None, after=5) == 6
+    assert await ledger.read(lambda event: pytest.fail("erased"), after=2, until=4) == 4
+
+
+async def erasing_what_is_gone_or_never_was_is_harmless(ledger: Book) -> None:
+    await _fill(ledger, 3)
+
+    for _ in range(2):
+        await ledger.erase([2, 2, 900])
+    await ledger.erase([])
+
+    assert await _read(ledger) == [(1, b"1"), (3, b"3")]
+
+
+async def a_sequence_is_used_once_also_if_its_message_was_erased(ledger: Book) -> None:
+    await _fill(ledger, 3)
+    await ledger.erase([1, 2, 3])
+
+    assert await ledger.write([Write(f"{X}3", b"again", 0)]) == 4
+    assert await _read(ledger) == [(4, b"again")]
+
+
+async def the_last_of_a_subject_is_the_one_before_when_it_was_erased(ledger: Book) -> None:
+    for number in range(2):
+        await ledger.write([Write(X, b"%d" % number)])
+
+    await ledger.erase([2])
+
+    last = await ledger.last(X)
+    assert last is not None
+    assert last.data == b"0"
+    assert await ledger.write([Write(X, b"2", 1)]) == 3
+
+
+async def since_finds_the_first_that_was_stored_at_a_time_or_later(ledger: Book) -> None:
+    await _fill(ledger, 2)
+    last = await ledger.at(2)
+    assert last is not None
+
+    assert await ledger.since(0) == 0
+    assert await ledger.since(last.time_ms) <= 1
+    assert await ledger.since(last.time_ms + 60_000) == 2
+
+
+async def a_closed_ledger_takes_nothing_and_has_stored_what_it_took(ledger: Book) -> None:
+    taken = [ledger.write([Write(f"{X}{number}", b"x")]) for number in range(20)]
+
+    await ledger.close()
+
+    assert all(stored.done() for stored in taken)
+    with pytest.raises(Unavailable):
+        await ledger.write([Write(Y, b"late")])
+    assert len(await _read(ledger)) == 20
+
+
 SIZES = (0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES)
 
 
@@ -234,6 +476,28 @@ EVENT_LOG_RULES: tuple[Callable[[Log], Awaitable[None]], ...] = (
     a_batch_of_one_and_of_none_are_batches,
     replay_goes_on_where_it_is_told,
     what_the_fold_raises_reaches_the_caller_of_replay,
+)
+LEDGER_RULES: tuple[Callable[[Book], Awaitable[None]], ...] = (
+    what_is_written_is_at_its_place_and_last_of_its_subject,
+    a_message_has_the_same_time_however_it_is_read,
+    nothing_is_where_nothing_was_written,
+    a_group_is_stored_without_a_gap_and_its_first_sequence_told,
+    groups_at_the_same_time_are_each_stored_without_a_gap,
+    a_group_with_one_conflict_stores_nothing,
+    a_conflict_among_many_at_the_same_time_hits_the_guilty_only,
+    of_twenty_who_write_first_at_once_one_succeeds,
+    groups_that_follow_each_other_on_a_subject_keep_their_order,
+    something_expected_of_what_the_group_wrote_itself_is_a_mistake,
+    only_the_message_that_is_too_large_is_refused,
+    a_caller_who_leaves_disturbs_nobody,
+    a_stretch_is_read_up_to_where_it_is_told,
+    what_the_reader_raises_reaches_the_caller_of_read,
+    what_was_erased_is_a_gap,
+    erasing_what_is_gone_or_never_was_is_harmless,
+    a_sequence_is_used_once_also_if_its_message_was_erased,
+    the_last_of_a_subject_is_the_one_before_when_it_was_erased,
+    since_finds_the_first_that_was_stored_at_a_time_or_later,
+    a_closed_ledger_takes_nothing_and_has_stored_what_it_took,
 )
 BLOB_STORE_RULES: tuple[Callable[[Blobs], Awaitable[None]], ...] = (
     a_blob_of_every_size_is_given_back,
