@@ -17,7 +17,7 @@ from stoker.catalog.tokens import Principal
 from stoker.invocation.admission import admit
 from stoker.invocation.store import Store
 from stoker.model.call import CallIds, text_of
-from stoker.model.errors import IdempotencyConflict, IdempotencyInProgress, NoCapacity
+from stoker.model.errors import IdempotencyConflict, NoCapacity
 from stoker.model.limits import Limits
 from stoker.model.record import QUEUED, RUNNING, Accepted, Claim, KeyHolder, Record, Work, created_ms_of
 
@@ -50,13 +50,12 @@ class KeyRequest:
 class Held:
     """A key that this server has in hand: the first request with it is being accepted, or still runs."""
 
-    __slots__ = ("accepted", "body_digest", "invocation_type")
+    __slots__ = ("body_digest", "holder")
 
-    def __init__(self, body_digest: str, invocation_type: str) -> None:
+    def __init__(self, body_digest: str) -> None:
         self.body_digest = body_digest
-        self.invocation_type = invocation_type
-        self.accepted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The invocation's id; cancelled if it was refused."""
+        self.holder: asyncio.Future[KeyHolder] = asyncio.get_running_loop().create_future()
+        """Who has it, once that is known; cancelled if the first request was refused."""
 
 
 class Acceptance:
@@ -94,7 +93,7 @@ class Acceptance:
         """Return once it is stored; or which invocation has the key, from the same request.
 
         A replay's payload is checked when its turn comes, and its record tells. Raises as `admit`; NotFound
-        for an unknown version; IdempotencyConflict, IdempotencyInProgress; StorageFull, Unavailable.
+        for an unknown version; IdempotencyConflict; StorageFull, Unavailable.
         """
         if self.closed:
             raise NoCapacity("the server is stopping", retry_after_s=1)
@@ -134,28 +133,27 @@ class Acceptance:
         digest = key.body_digest
         while (held := self._held.get(place)) is not None:
             _require_same(held.body_digest, digest)
-            if held.invocation_type != ASYNC:
-                raise in_progress()
-            await asyncio.wait([held.accepted])
-            if not held.accepted.cancelled():
-                return KeyHolder(held.accepted.result(), ASYNC, digest, ended=False)
-        held = self._held[place] = Held(digest, record.invocation_type)
+            await asyncio.wait([held.holder])
+            if not held.holder.cancelled():
+                return held.holder.result()
+        held = self._held[place] = Held(digest)
         claim = Claim(digest, self._now_ms() + self._limits.idempotency_ms_max)
         try:
             found = await self._store.accept(account, record, work, claim)
             if isinstance(found, KeyHolder):
                 _require_same(found.body_digest, digest)
         except BaseException:
-            held.accepted.cancel()
+            held.holder.cancel()
             del self._held[place]
             raise
         if isinstance(found, KeyHolder):
-            held.accepted.set_result(found.invocation_id)
-            del self._held[place]
+            held.holder.set_result(found)
         else:
-            held.accepted.set_result(found.record.invocation_id)
-            if record.invocation_type == ASYNC:
-                del self._held[place]  # from here on the store knows
+            held.holder.set_result(
+                KeyHolder(record.invocation_id, record.invocation_type, digest, ended=False)
+            )
+        if isinstance(found, KeyHolder) or record.invocation_type == ASYNC:
+            del self._held[place]  # the store knows; of a call that runs it is known here without asking
         return found
 
     def settled(self, accepted: Accepted) -> None:
@@ -163,11 +161,6 @@ class Acceptance:
         work = accepted.work
         if work.key is not None:
             self._held.pop((accepted.account, work.topic, work.service, work.key), None)
-
-
-def in_progress() -> IdempotencyInProgress:
-    """Return the refusal of a key whose first request still runs."""
-    return IdempotencyInProgress("the first request with this Idempotency-Key still runs", retry_after_s=1)
 
 
 def _require_same(known: str, digest: str) -> None:

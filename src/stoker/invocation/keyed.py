@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
 from stoker.catalog.tokens import Principal
-from stoker.invocation.acceptance import REQUEST_RESPONSE, Acceptance, KeyRequest, in_progress
+from stoker.invocation.acceptance import REQUEST_RESPONSE, Acceptance, KeyRequest
 from stoker.invocation.admission import checked
 from stoker.invocation.ending import Ending
 from stoker.invocation.invoker import Executor
 from stoker.invocation.live import Live, LiveInvocations, Stage
 from stoker.model.call import Call
 from stoker.model.ended import ended_record, error_of
-from stoker.model.errors import StokerError
+from stoker.model.errors import IdempotencyInProgress, StokerError
 from stoker.model.outcome import Failure, Outcome, Timings
 from stoker.model.record import Accepted, Keeping, KeyHolder, id_of_text, reason_of
 
@@ -66,15 +66,18 @@ class KeyedCalls:
     ) -> tuple[str, Outcome]:
         """Return the invocation's id and its outcome, which is stored; or those of the first with the key.
 
-        Nobody's leaving cancels it: who asks again must find its outcome. Raises as `Acceptance.accept`, and
-        FunctionBusy or NoCapacity if no instance took it: then the key is free again.
+        Nobody's leaving cancels it: who asks again must find its outcome. Raises as `Acceptance.accept`;
+        IdempotencyInProgress while the first still runs; FunctionBusy or NoCapacity if no instance took it,
+        and then the key is free again.
         """
         found = await self._acceptance.accept(
             principal, entry, payload, REQUEST_RESPONSE, version=version, key=key
         )
         if isinstance(found, KeyHolder):
             if not found.ended:
-                raise in_progress()
+                raise IdempotencyInProgress(
+                    "the first request with this Idempotency-Key still runs", retry_after_s=1
+                )
             return found.invocation_id, outcome_of(found)
         try:
             return found.record.invocation_id, await self._run(found, entry, payload, version)
