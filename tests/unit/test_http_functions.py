@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from stoker.model.call import Call, text_of
-from stoker.model.outcome import Failure, Outcome, Timings
-from stoker.testing.functions import a_function
 from stoker.testing.site import Site
 
 SEED: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "seed.json").read_text())
@@ -21,23 +18,9 @@ SEED: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "seed.json
 FUNCTION = "/compute/functions/my-namespace/my-function"
 
 
-class CallSite(Site):
-    """With calls that have ended."""
-
-    async def ended_call(self, caller: str = "admin", log: bytes = b"line\n", **function: Any) -> str:
-        call = Call(
-            b"\x01" * 16, a_function(**function), b"{}", queued_at=0, ended=lambda c, o: None, caller=caller
-        )
-        outcome = Outcome(
-            None, Failure("function.error", "no luck"), log, len(log) + 7, Timings(1, 2, 3.14159)
-        )
-        self.recent.ended(call, outcome)
-        return text_of(call.id)
-
-
 @pytest.fixture
-async def site() -> AsyncIterator[CallSite]:
-    site = CallSite(SEED["request"])
+async def site() -> AsyncIterator[Site]:
+    site = Site(SEED["request"])
     async with site.client:
         yield site
 
@@ -45,7 +28,7 @@ async def site() -> AsyncIterator[CallSite]:
 # -- create ------------------------------------------------------------------------------------------
 
 
-async def test_the_seeds_request_gives_the_seeds_answer(site: CallSite) -> None:
+async def test_the_seeds_request_gives_the_seeds_answer(site: Site) -> None:
     answer = await site.create()
 
     expected = SEED["answer"]
@@ -56,7 +39,7 @@ async def test_the_seeds_request_gives_the_seeds_answer(site: CallSite) -> None:
     assert json.dumps(answer.json()) == json.dumps(expected)  # the same keys in the same order
 
 
-async def test_get_answers_what_create_did_with_assets_version_and_etag(site: CallSite) -> None:
+async def test_get_answers_what_create_did_with_assets_version_and_etag(site: Site) -> None:
     created = (await site.create()).json()["body"]
 
     answer = await site.client.get(FUNCTION)
@@ -68,7 +51,7 @@ async def test_get_answers_what_create_did_with_assets_version_and_etag(site: Ca
     assert re.fullmatch(r'"[0-9]+"', answer.headers["etag"])
 
 
-async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: CallSite) -> None:
+async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: Site) -> None:
     asset = {
         **SEED["request"]["compute_asset"],
         "runtime": "python",
@@ -86,7 +69,7 @@ async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: 
     assert body["runtime"] == body["compute_asset"]["runtime"] == "python"
 
 
-async def test_namespace_is_another_word_for_collection_topic(site: CallSite) -> None:
+async def test_namespace_is_another_word_for_collection_topic(site: Site) -> None:
     asset = {"namespace": "tools", "handler": "index.handler"}
 
     answer = await site.create(compute_asset=asset)
@@ -110,7 +93,7 @@ async def test_namespace_is_another_word_for_collection_topic(site: CallSite) ->
     ],
 )
 async def test_a_refusal_has_error_code_and_field(
-    site: CallSite, changes: dict[str, Any], status: int, code: str, field: str
+    site: Site, changes: dict[str, Any], status: int, code: str, field: str
 ) -> None:
     answer = await site.create(**changes)
 
@@ -119,7 +102,7 @@ async def test_a_refusal_has_error_code_and_field(
     assert isinstance(body["error"], str)
 
 
-async def test_a_name_that_is_taken_is_409(site: CallSite) -> None:
+async def test_a_name_that_is_taken_is_409(site: Site) -> None:
     await site.create()
 
     answer = await site.create()
@@ -128,7 +111,7 @@ async def test_a_name_that_is_taken_is_409(site: CallSite) -> None:
 
 
 @pytest.mark.parametrize(("query", "status"), [("", 201), ("?strict=false", 201), ("?strict=true", 400)])
-async def test_strict_refuses_unknown_keys(site: CallSite, query: str, status: int) -> None:
+async def test_strict_refuses_unknown_keys(site: Site, query: str, status: int) -> None:
     body = {**SEED["request"], "tags": []}
 
     answer = await site.client.post(f"/compute/functions{query}", json=body)
@@ -136,7 +119,7 @@ async def test_strict_refuses_unknown_keys(site: CallSite, query: str, status: i
     assert answer.status_code == status
 
 
-async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: CallSite) -> None:
+async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: Site) -> None:
     stored = await site.client.put("/compute/assets/code%2Fone.js", content=b"exports.handler = 1")
     asset = {
         "collection_topic": "tools",
@@ -156,7 +139,7 @@ async def test_a_linked_asset_takes_the_bytes_stored_beforehand(site: CallSite) 
 # -- list --------------------------------------------------------------------------------------------
 
 
-async def test_lists_hold_what_the_contract_names_and_their_total(site: CallSite) -> None:
+async def test_lists_hold_what_the_contract_names_and_their_total(site: Site) -> None:
     await site.create()
     await site.create(name="other", compute_asset={"collection_topic": "tools", "handler": "a.b"})
 
@@ -169,7 +152,7 @@ async def test_lists_hold_what_the_contract_names_and_their_total(site: CallSite
     assert [item["name"] for item in one["results"]] == ["other"]
 
 
-async def test_a_list_can_be_read_in_pages(site: CallSite) -> None:
+async def test_a_list_can_be_read_in_pages(site: Site) -> None:
     for name in "abcde":
         await site.create(name=name)
 
@@ -186,7 +169,7 @@ async def test_a_list_can_be_read_in_pages(site: CallSite) -> None:
     assert (names, pages) == (list("abcde"), 3)
 
 
-async def test_a_page_starts_after_what_was_deleted_meanwhile(site: CallSite) -> None:
+async def test_a_page_starts_after_what_was_deleted_meanwhile(site: Site) -> None:
     for name in "abc":
         await site.create(name=name)
     page = (await site.client.get("/compute/functions?limit=2")).json()["body"]
@@ -210,13 +193,13 @@ async def test_a_page_starts_after_what_was_deleted_meanwhile(site: CallSite) ->
         "cursor=ü",
     ],
 )
-async def test_a_limit_or_cursor_that_means_nothing_is_refused(site: CallSite, query: str) -> None:
+async def test_a_limit_or_cursor_that_means_nothing_is_refused(site: Site, query: str) -> None:
     answer = await site.client.get(f"/compute/functions?{query}")
 
     assert (answer.status_code, answer.json()["code"]) == (400, "request.invalid")
 
 
-async def test_the_list_of_a_collection_that_is_not_there_is_404(site: CallSite) -> None:
+async def test_the_list_of_a_collection_that_is_not_there_is_404(site: Site) -> None:
     answer = await site.client.get("/compute/collections/none/functions")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -225,7 +208,7 @@ async def test_the_list_of_a_collection_that_is_not_there_is_404(site: CallSite)
 # -- change ------------------------------------------------------------------------------------------
 
 
-async def test_patch_and_delete_answer_success(site: CallSite) -> None:
+async def test_patch_and_delete_answer_success(site: Site) -> None:
     await site.create()
 
     patched = await site.client.patch(FUNCTION, json={"description": None, "size": "small"})
@@ -247,7 +230,7 @@ async def test_patch_and_delete_answer_success(site: CallSite) -> None:
         "/compute/functions/my%2Dnamespace/%6Dy-function",
     ],
 )
-async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: CallSite, path: str) -> None:
+async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: Site, path: str) -> None:
     await site.create()
 
     assert (await site.client.get(path)).status_code == 200
@@ -266,7 +249,7 @@ async def test_a_path_may_be_spelt_in_every_way_the_contract_names(site: CallSit
     ],
 )
 async def test_if_match_lets_a_change_pass_only_at_the_revision_it_names(
-    site: CallSite, tag: str, status: int
+    site: Site, tag: str, status: int
 ) -> None:
     await site.create()
     etag = (await site.client.get(FUNCTION)).headers["etag"]
@@ -280,7 +263,7 @@ async def test_if_match_lets_a_change_pass_only_at_the_revision_it_names(
         assert patched.json()["code"] == "version_conflict"
 
 
-async def test_an_etag_changes_with_every_change(site: CallSite) -> None:
+async def test_an_etag_changes_with_every_change(site: Site) -> None:
     await site.create()
     before = (await site.client.get(FUNCTION)).headers["etag"]
 
@@ -290,7 +273,7 @@ async def test_an_etag_changes_with_every_change(site: CallSite) -> None:
 
 
 @pytest.mark.parametrize("body", [{"name": None}, {"monitor_config": None}, {"schema": 1}, {"size": 1}])
-async def test_a_patch_with_a_wrong_value_changes_nothing(site: CallSite, body: dict[str, Any]) -> None:
+async def test_a_patch_with_a_wrong_value_changes_nothing(site: Site, body: dict[str, Any]) -> None:
     await site.create()
 
     answer = await site.client.patch(FUNCTION, json=body)
@@ -309,17 +292,14 @@ EVERY_ROUTE = [
     ("PATCH", FUNCTION),
     ("DELETE", FUNCTION),
     ("PUT", "/compute/assets/key"),
-    ("GET", "/compute/invocations/{id}"),
-    ("GET", "/compute/invocations/{id}/log"),
 ]
 
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 async def test_no_route_answers_without_a_token_or_without_the_scope(
-    site: CallSite, method: str, path: str
+    site: Site, method: str, path: str
 ) -> None:
     await site.create()
-    path = path.replace("{id}", await site.ended_call())
 
     unknown = await site.client.request(method, path, headers={"Authorization": "Bearer guess"})
     lacking = await site.client.request(method, path, headers={"Authorization": "Bearer nobody"})
@@ -335,12 +315,10 @@ async def test_no_route_answers_without_a_token_or_without_the_scope(
         ("GET", "/compute/functions/none/my-function"),
         ("PATCH", "/compute/functions/my-namespace/none"),
         ("DELETE", "/compute/functions/my-namespace/none"),
-        ("GET", "/compute/invocations/018f2a2e-0000-7000-8000-000000000000"),
-        ("GET", "/compute/invocations/018f2a2e-0000-7000-8000-000000000000/log"),
     ],
 )
 async def test_what_is_not_there_is_404_before_the_scope_is_looked_at(
-    site: CallSite, method: str, path: str
+    site: Site, method: str, path: str
 ) -> None:
     await site.create()
 
@@ -349,7 +327,7 @@ async def test_what_is_not_there_is_404_before_the_scope_is_looked_at(
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-async def test_a_token_that_may_read_may_not_write(site: CallSite) -> None:
+async def test_a_token_that_may_read_may_not_write(site: Site) -> None:
     await site.create()
     headers = {"X-Api-Key": "reader"}
     del site.client.headers["Authorization"]
@@ -360,38 +338,10 @@ async def test_a_token_that_may_read_may_not_write(site: CallSite) -> None:
     assert (read.status_code, written.status_code) == (200, 403)
 
 
-# -- records -----------------------------------------------------------------------------------------
-
-
-async def test_a_recent_invocation_can_be_looked_up_with_its_log(site: CallSite) -> None:
-    path = f"/compute/invocations/{await site.ended_call()}"
-
-    record = (await site.client.get(path)).json()["body"]
-    log = await site.client.get(f"{path}/log")
-
-    assert (record["status"], record["code"]) == ("error", "function.error")
-    assert record["function"] == "ms.compute.tools.function.3970185486"
-    assert record["timings"] == {"queue_ms": 1, "init_ms": 2, "run_ms": 3.142}
-    assert record["error"] == {"error": "no luck", "error_type": None, "stack": None}
-    assert log.headers["content-type"].startswith("text/plain")
-    assert log.text == "line\n\n[stoker: 7 more bytes were cut]\n"
-
-
-async def test_a_token_may_look_up_the_calls_it_made_and_no_others(site: CallSite) -> None:
-    headers = {"Authorization": "Bearer caller"}
-    own = await site.ended_call(caller="caller")
-    mine = await site.client.get(f"/compute/invocations/{own}", headers=headers)
-    log = await site.client.get(f"/compute/invocations/{own}/log", headers=headers)
-    others = await site.ended_call(caller="admin")
-    theirs = await site.client.get(f"/compute/invocations/{others}", headers=headers)
-
-    assert (mine.status_code, log.status_code, theirs.status_code) == (200, 403, 403)
-
-
 # -- everything else ---------------------------------------------------------------------------------
 
 
-async def test_health_and_readiness_need_no_token(site: CallSite) -> None:
+async def test_health_and_readiness_need_no_token(site: Site) -> None:
     del site.client.headers["Authorization"]
 
     healthy = await site.client.get("/healthz")
@@ -405,7 +355,7 @@ async def test_health_and_readiness_need_no_token(site: CallSite) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/compute", "/compute/functions/", "/compute/functions//x", "/x%00"])
-async def test_an_unknown_path_is_404_in_json(site: CallSite, path: str) -> None:
+async def test_an_unknown_path_is_404_in_json(site: Site, path: str) -> None:
     answer = await site.client.get(path)
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -422,7 +372,7 @@ async def test_an_unknown_path_is_404_in_json(site: CallSite, path: str) -> None
     ],
 )
 async def test_another_verb_is_405_and_names_those_that_are_allowed(
-    site: CallSite, method: str, path: str, allow: str
+    site: Site, method: str, path: str, allow: str
 ) -> None:
     answer = await site.client.request(method, path)
 
@@ -430,7 +380,7 @@ async def test_another_verb_is_405_and_names_those_that_are_allowed(
     assert answer.headers["allow"] == allow
 
 
-async def test_a_mistake_of_ours_is_left_to_who_serves_the_application(site: CallSite) -> None:
+async def test_a_mistake_of_ours_is_left_to_who_serves_the_application(site: Site) -> None:
     # The connection answers it and logs it under an id; a second handler here would log it twice.
     site.bench.unpacker.error = RuntimeError("a bug")
 

@@ -13,12 +13,18 @@ from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
 from stoker.edge.http.invoke import InvokeRoute, payload_of
 from stoker.edge.http.request import Exchange, Request
+from stoker.invocation.acceptance import Acceptance
+from stoker.invocation.async_calls import AsyncCalls
+from stoker.invocation.ending import Ending
 from stoker.invocation.invoker import Invoker
+from stoker.invocation.keyed import KeyedCalls
+from stoker.invocation.live import LiveInvocations
+from stoker.invocation.queue import Queue
 from stoker.model.errors import FunctionBusy, InvalidRequest, NoCapacity
 from stoker.model.limits import Limits
 from stoker.model.outcome import END_REASON_OF_CODE, Failure
 from stoker.testing.catalog import ACCOUNT, CatalogBench
-from stoker.testing.invocation import FakeExecutor, Recorded, an_outcome
+from stoker.testing.invocation import FakeExecutor, MemoryStore, Recorded, an_outcome
 from stoker.testing.worker import Notes
 
 
@@ -26,6 +32,38 @@ class Log(Notes):
     """Of the edge."""
 
     error = Notes.warning
+
+
+class StoredCalls:
+    """What runs calls that are stored, over a store in memory."""
+
+    def __init__(self, bench: CatalogBench, executor: FakeExecutor) -> None:
+        self.store, self.live = MemoryStore(), LiveInvocations()
+        ending = Ending(self.store, self.live, Notes())
+        acceptance = Acceptance(bench.catalog, self.store, Limits())
+        self.queue = Queue(
+            bench.catalog,
+            bench.fold,
+            executor,
+            self.store,
+            self.live,
+            ending,
+            Limits(),
+            Notes(),
+            counted=lambda call, outcome: None,
+            clock=lambda: 0.0,
+        )
+        self.asynchronous = AsyncCalls(acceptance, self.queue)
+        self.keyed = KeyedCalls(
+            bench.catalog,
+            bench.fold,
+            executor,
+            acceptance,
+            self.live,
+            ending,
+            counted=lambda call, outcome: None,
+            clock=lambda: 0.0,
+        )
 
 
 class FakeChannel:
@@ -58,7 +96,10 @@ class Door:
         self.invoker = Invoker(self.bench.catalog, self.executor, Recorded(), Limits(), clock=lambda: 0.0)
         access = Access(Authenticator(self.bench.fold))
         errors = ErrorAnswers(self.log, new_id=lambda: "id")
-        self.route = InvokeRoute(self.bench.fold, access, self.invoker, errors)
+        self.calls = StoredCalls(self.bench, self.executor)
+        self.route = InvokeRoute(
+            self.bench.fold, access, self.invoker, self.calls.asynchronous, self.calls.keyed, errors
+        )
         self.channel = FakeChannel()
 
     def ask(
@@ -237,9 +278,10 @@ async def test_a_mistake_of_ours_is_answered_hides_itself_and_is_logged(door: Do
         ({"path": b"/compute/functions/x/%ff/invoke"}, 404, "not_found"),
         ({"body": b"{}"}, 400, "request.invalid"),
         ({"body": b'{"payload":"nope","invocation_type":"RequestResponse"}'}, 400, "request.invalid"),
-        ({"body": b'{"payload":"{}","invocation_type":"Async"}'}, 400, "request.invalid"),
-        ({"key": b"once"}, 400, "request.invalid"),
-        ({"query": b"version=1"}, 400, "request.invalid"),
+        ({"key": b" "}, 400, "request.invalid"),
+        ({"key": b"k" * 256}, 400, "request.invalid"),
+        ({"query": b"version=2"}, 404, "not_found"),
+        ({"query": b"version=x"}, 400, "request.invalid"),
         ({"query": b"a=b&version="}, 400, "request.invalid"),
     ],
 )

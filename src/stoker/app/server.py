@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from stoker.app.administrator import ensure_administrator
+from stoker.app.calls import Calls
 from stoker.app.install import runtimes_directory
 from stoker.app.nats_access import NatsAccess, remove
 from stoker.app.open_files import connections_max_of, raise_open_files
 from stoker.app.privileges import drop_root
+from stoker.app.record_keeping import RecordKeeping
 from stoker.app.settings import Settings
 from stoker.backbone.blobs import BlobStore
 from stoker.backbone.connection import Connection
@@ -34,27 +36,27 @@ from stoker.catalog.fold import Fold
 from stoker.catalog.references import Content
 from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
+from stoker.edge.history import History
 from stoker.edge.http.access import Access
 from stoker.edge.http.api import rfc3339
 from stoker.edge.http.app import Door, make_app
 from stoker.edge.http.assets import AssetRoutes
 from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
+from stoker.edge.http.invocations import InvocationRoutes
 from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.machines import MachineRoutes
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.edge.http.services import ServiceRoutes
+from stoker.edge.http.tail import TailRoutes
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Counters, Services
-from stoker.invocation.invoker import Invoker, Recorder
-from stoker.model.call import Call
+from stoker.invocation.invoker import Invoker
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
-from stoker.model.outcome import Outcome
-from stoker.records.recent import RecentInvocations
 from stoker.runtimes.launch_plans import ensure
 from stoker.sandbox.choose import open_engine
 from stoker.sandbox.engine import Engine, Site
@@ -89,7 +91,8 @@ class Server:
         self._pool: Pool | None = None
         self._http: HttpServer | None = None
         self._nats_door: NatsDoor | None = None
-        self._invoker: Invoker | None = None
+        self._calls: Calls | None = None
+        self._tails: TailRoutes | None = None
         self._engine: Engine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = 0
@@ -137,6 +140,9 @@ class Server:
         token_file = settings.data / "token"
         if await ensure_administrator(fold, log, token_file, settings.token, now_ms=_now_ms):
             self._log.info("administrator_made", file=str(token_file))
+        keeping = RecordKeeping(jetstream, guard, settings.data, settings.limits, now_ms=_now_ms)
+        self._undo.append(keeping.close)
+        await keeping.open()
         catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, now_ms=_now_ms)
         self._undo.append(catalog.settle)
         pool = self._pool = Pool(
@@ -156,7 +162,8 @@ class Server:
         catalog.on_change.append(pool.function_changed)
         catalog.on_loosened.append(self._sweeper(catalog))
         runtime_versions = {plan.runtime: plan.version for plan in plans}
-        await self._open_edge(fold, catalog, pool, sock, tls, runtime_versions)
+        calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions)
+        self._own(asyncio.ensure_future(calls.recover()), name="recovery of invocations")
         _settle_memory()
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
@@ -191,28 +198,32 @@ class Server:
         fold: Fold,
         catalog: Catalog,
         pool: Pool,
+        keeping: RecordKeeping,
         sock: socket.socket,
         tls: ssl.SSLContext | None,
         runtime_versions: Mapping[str, str],
-    ) -> None:
+    ) -> Calls:
         limits = self._settings.limits
         edge_log = get_logger("stoker.edge")
         errors = ErrorAnswers(edge_log)
         access = Access(Authenticator(fold))
-        recent = RecentInvocations()
         counters = Counters()
         services = Services(fold, counters)
-        ends = _Ends(counters, recent)
-        invoker = self._invoker = Invoker(catalog, pool, ends, limits, clock=time.monotonic)
+        calls = self._calls = Calls(catalog, fold, pool, keeping, limits, counters.ended, now_ms=_now_ms)
+        self._undo.append(calls.close)
+        history = History(calls.live, keeping.records)
+        tails = self._tails = TailRoutes(fold, access, pool, limits)
         doors: list[Door] = [
-            FunctionRoutes(catalog, fold, access, recent, limits),
+            FunctionRoutes(catalog, fold, access, limits),
+            InvocationRoutes(fold, access, history, keeping.records, keeping.store, calls, limits),
+            tails,
             AssetRoutes(catalog, fold, access, limits),
             CollectionRoutes(catalog, fold, access),
             RuntimeRoutes(access, runtime_versions),
             ServiceRoutes(fold, access, services),
             MachineRoutes(fold, access, pool, node=socket.gethostname()),
         ]
-        invoke = InvokeRoute(fold, access, invoker, errors)
+        invoke = InvokeRoute(fold, access, calls.invoker, calls.asynchronous, calls.keyed, errors)
         http = self._http = HttpServer(
             app=make_app(doors, errors, self.problem, self.notes),
             invoke=invoke,
@@ -227,7 +238,8 @@ class Server:
             await http.stop(drain_ms=0)
 
         self._undo.append(stop)
-        await self._open_nats_door(fold, invoker, errors, services)
+        await self._open_nats_door(fold, calls.invoker, errors, services)
+        return calls
 
     async def _open_nats_door(
         self, fold: Fold, invoker: Invoker, errors: ErrorAnswers, services: Services
@@ -267,8 +279,8 @@ class Server:
 
     def problem(self) -> str | None:
         """Return why functions cannot be run just now, or None."""
-        if self._invoker is None or self._invoker.closed:
-            return "the server is stopping" if self._invoker else "the server is starting"
+        if self._calls is None or self._calls.closed:
+            return "the server is stopping" if self._calls else "the server is starting"
         if self._connection is not None and self._connection.unhealthy_reason is not None:
             return self._connection.unhealthy_reason
         return self._damage or (self._pool.problem if self._pool else None)
@@ -291,11 +303,16 @@ class Server:
     async def drain(self) -> None:
         """Take no new work and return when what was accepted has ended, after `drain_ms_max` at most."""
         assert self._http is not None
-        assert self._invoker is not None
+        assert self._calls is not None
+        assert self._tails is not None
         assert self._nats_door is not None
-        self._invoker.closed = True
+        self._tails.close()
         drain_ms = self._settings.limits.drain_ms_max
-        await asyncio.gather(self._http.stop(drain_ms=drain_ms), self._nats_door.drained(wait_ms=drain_ms))
+        await asyncio.gather(
+            self._calls.drain(drain_ms),
+            self._http.stop(drain_ms=drain_ms),
+            self._nats_door.drained(wait_ms=drain_ms),
+        )
 
     async def close(self) -> None:
         """End everything that was started, the last first. Harmless when repeated."""
@@ -333,18 +350,6 @@ class Server:
 
     def _notice(self, event: str, fields: Mapping[str, object]) -> None:
         get_logger("stoker.sandbox").info(event, **fields)
-
-
-class _Ends:
-    """Tells the end of a call to who counts and to who records."""
-
-    def __init__(self, counters: Counters, recorder: Recorder) -> None:
-        self._counters = counters
-        self._recorder = recorder
-
-    def ended(self, call: Call, outcome: Outcome) -> None:
-        self._counters.ended(call, outcome)
-        self._recorder.ended(call, outcome)
 
 
 class _Unpacker:

@@ -6,26 +6,19 @@ this is the hot path, a callback from the request to the answer.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NoReturn, Protocol
-
-import msgspec
-import orjson
+from typing import Protocol
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry
-from stoker.catalog.schema import Validator
 from stoker.catalog.tokens import Principal
+from stoker.invocation.admission import admit, checked, input_failure
 from stoker.model.call import Call, CallIds
-from stoker.model.errors import InputRejected, InvalidRequest, StokerError, TooLarge
+from stoker.model.errors import InputRejected, StokerError
+from stoker.model.function import Function
 from stoker.model.limits import Limits
-from stoker.model.outcome import Failure, Outcome
-
-_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
-"""The quickest way to tell whether a text is JSON: builds no values."""
+from stoker.model.outcome import Outcome, Timings
+from stoker.model.record import created_ms_of
 
 
 class Executor(Protocol):
@@ -35,9 +28,18 @@ class Executor(Protocol):
         """Take the call; its `end` is called once. Raises FunctionBusy or NoCapacity at once if full."""
         ...
 
+    def room(self, function: Function) -> int:
+        """Return how many calls that can wait are worth submitting just now."""
+        ...
+
 
 class Recorder(Protocol):
     """Who keeps what happened."""
+
+    @property
+    def refusal(self) -> StokerError | None:
+        """Why no new work can be recorded just now, or None."""
+        ...
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Take note of an end; must not wait."""
@@ -73,25 +75,25 @@ class Invoker:
         entry: Entry,
         payload: bytes,
         ended: Callable[[Call, Outcome | StokerError], None],
+        *,
+        version: int | None = None,
+        replay_of: str | None = None,
     ) -> Call:
         """Start a RequestResponse call with a payload that is JSON text; `ended` is called once.
 
-        Raises InvalidRequest (no JSON), InputRejected, TooLarge, FunctionBusy or NoCapacity, and then
-        nothing runs. `Call.cancel` of what is returned ends it early.
+        Raises InvalidRequest (no JSON), InputRejected, TooLarge, FunctionBusy, NoCapacity or StorageFull, and
+        NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned ends it early.
         """
-        if len(payload) > self._limits.payload_bytes_max:
-            raise TooLarge(f"a payload is at most {self._limits.payload_bytes_max} bytes", field="/payload")
-        try:
-            value = orjson.loads(payload)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"the payload is not JSON: {error}", field="/payload") from None
+        function = entry.function if version is None else entry.at_version(version)
         contract = entry.contract or self._catalog.contract(entry)
-        if contract.input is not None:
-            violation = contract.input.check(value)
-            if violation is not None:
-                raise InputRejected(
-                    f"the payload does not fit schema.input: {violation.reason}", field=violation.pointer
-                )
+        if self._recorder.refusal is not None:
+            raise self._recorder.refusal
+        try:
+            admit(contract, payload, self._limits.payload_bytes_max)
+        except InputRejected as error:
+            if replay_of is not None:
+                self._record_rejected(principal, function, payload, replay_of, error)
+            raise
         output = contract.output
 
         def end(call: Call, outcome: Outcome | StokerError) -> None:
@@ -99,22 +101,13 @@ class Invoker:
             if not isinstance(outcome, Outcome):
                 ended(call, outcome)
                 return
-            if outcome.result is not None:
-                outcome = _checked(outcome, outcome.result, output)
+            outcome = checked(outcome, output)
             try:
                 ended(call, outcome)
             finally:
                 self._recorder.ended(call, outcome)
 
-        call = Call(
-            self._ids.next(),
-            entry.function,
-            payload,
-            queued_at=self._clock(),
-            created_ms=time.time_ns() // 1_000_000,
-            caller=principal.token_id,
-            ended=end,
-        )
+        call = self._call(principal, function, payload, end, replay_of)
         self.running += 1
         try:
             self._executor.submit(call)
@@ -124,40 +117,30 @@ class Invoker:
             raise
         return call
 
+    def _record_rejected(
+        self, principal: Principal, function: Function, payload: bytes, replay_of: str, error: InputRejected
+    ) -> None:
+        """A replay has a record whatever becomes of it: its payload may not fit any more."""
+        call = self._call(principal, function, payload, lambda _call, _outcome: None, replay_of)
+        self._recorder.ended(call, Outcome(None, input_failure(error), b"", 0, Timings(0.0, 0.0, 0.0)))
 
-def _checked(outcome: Outcome, result: bytes, output: Validator | None) -> Outcome:
-    """Return the outcome, or what it becomes if its result is no JSON or does not fit schema.output."""
-    if output is None:
-        if _is_json(result):
-            return outcome
-        return _failed(outcome, Failure("function.result_invalid", "the function's result is not JSON"))
-    try:
-        value = orjson.loads(result)
-    except orjson.JSONDecodeError as error:
-        return _failed(
-            outcome, Failure("function.result_invalid", f"the function's result is not JSON: {error}")
+    def _call(
+        self,
+        principal: Principal,
+        function: Function,
+        payload: bytes,
+        ended: Callable[[Call, Outcome | StokerError], None],
+        replay_of: str | None,
+    ) -> Call:
+        call_id = self._ids.next()
+        call = Call(
+            call_id,
+            function,
+            payload,
+            queued_at=self._clock(),
+            created_ms=created_ms_of(call_id),
+            caller=principal.token_id,
+            ended=ended,
         )
-    violation = output.check(value)
-    if violation is None:
-        return outcome
-    told = f"the result does not fit schema.output: {violation.reason}"
-    return _failed(outcome, Failure("schema.output", told, field=violation.pointer))
-
-
-def _failed(outcome: Outcome, failure: Failure) -> Outcome:
-    return replace(outcome, result=None, failure=failure)
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        _check_syntax(text)
-    except (msgspec.DecodeError, RecursionError):
-        try:  # half a surrogate pair is JSON all the same: a string that JavaScript cut within an emoji
-            json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return False
-    return True
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+        call.replay_of = replay_of
+        return call

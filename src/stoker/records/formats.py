@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from stoker.model.errors import PlatformError
-from stoker.model.record import Record, Work
+from stoker.model.record import Record, RecordError, Work
 
 FORMAT = 1
 SUBJECTS = "accounts.*.invocation.>"
@@ -79,8 +79,7 @@ class KeyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ended: bool = False
     result: str | None = None
     code: str | None = None
-    error: dict[str, str] | None = None
-    """`error`, and `error_type`, `stack`, `field` where there are any."""
+    error: RecordError | None = None
     result_pieces: int = 0
     gone: bool = False
     """True if nothing ran after all: the key is free."""
@@ -154,3 +153,11 @@ def body_subject(account: str, invocation_id: str, which: str, number: int) -> s
 def pieces_of(text: bytes) -> list[bytes]:
     """Return a large body in the pieces that it is stored in."""
     return [text[at : at + BODY_PIECE_BYTES] for at in range(0, len(text), BODY_PIECE_BYTES)]
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+
+
+def record_of(row: bytes) -> Record:
+    """Return a record that is JSON, or a part of one."""
+    return _decode_record(row)

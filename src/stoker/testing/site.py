@@ -17,7 +17,6 @@ from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.model.limits import Limits
-from stoker.records.recent import RecentInvocations
 from stoker.testing.catalog import ACCOUNT, CatalogBench
 from stoker.testing.worker import Notes
 
@@ -46,7 +45,6 @@ class Site:
         self._request = request
         self.limits = limits or Limits()
         self.bench = CatalogBench(self.limits)
-        self.recent = RecentInvocations(now_ms=lambda: self.bench.now_ms)
         self.log = Log()
         self.problem: str | None = None
         for token, scopes in TOKENS.items():
@@ -67,7 +65,7 @@ class Site:
     def _doors(self, access: Access) -> Sequence[Door]:
         catalog, fold, limits = self.bench.catalog, self.bench.fold, self.limits
         return (
-            FunctionRoutes(catalog, fold, access, self.recent, limits),
+            FunctionRoutes(catalog, fold, access, limits),
             AssetRoutes(catalog, fold, access, limits),
             CollectionRoutes(catalog, fold, access),
             RuntimeRoutes(access, {"nodejs": "24.1.0", "python": "3.11.2"}),

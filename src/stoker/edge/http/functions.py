@@ -1,4 +1,4 @@
-"""The routes of functions and of recent invocations.
+"""The routes of functions.
 
 Reads envelopes, asks the catalog, writes envelopes. Does not know how anything is stored or run.
 """
@@ -6,7 +6,6 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know how anything 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -17,14 +16,13 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http import api
-from stoker.edge.http.access import Access, may, require
+from stoker.edge.http.access import Access, require
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
 from stoker.edge.http.items import read_assets
 from stoker.edge.http.listing import listed
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
-from stoker.records.recent import RecentInvocations
 
 
 def answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -38,15 +36,12 @@ def success() -> Response:
 
 
 class FunctionRoutes:
-    """Functions, in all collections and in one, and recent invocations."""
+    """Functions, in all collections and in one."""
 
-    def __init__(
-        self, catalog: Catalog, fold: Fold, access: Access, recent: RecentInvocations, limits: Limits
-    ) -> None:
+    def __init__(self, catalog: Catalog, fold: Fold, access: Access, limits: Limits) -> None:
         self._catalog = catalog
         self._fold = fold
         self._access = access
-        self._recent = recent
         self._limits = limits
 
     def routes(self) -> list[Route]:
@@ -59,8 +54,6 @@ class FunctionRoutes:
             Route(one, self.get, methods=["GET"]),
             Route(one, self.patch, methods=["PATCH"]),
             Route(one, self.delete, methods=["DELETE"]),
-            Route("/compute/invocations/{invocation}", self.get_invocation, methods=["GET"]),
-            Route("/compute/invocations/{invocation}/log", self.get_log, methods=["GET"]),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -152,45 +145,3 @@ class FunctionRoutes:
         entry = self._entry(request, "functions:write")
         await self._catalog.delete_function(entry.function.account, entry, revisions=if_match(request))
         return success()
-
-    async def get_invocation(self, request: Request) -> Response:
-        """`GET /compute/invocations/{id}` of a recent call."""
-        principal = self._access.principal(request)
-        record = self._recent.find(principal.account, request.path_params["invocation"])
-        made_it = record.caller == principal.token_id and may(principal, "functions:invoke")
-        if not made_it:
-            require(principal, "records:read")
-        outcome = record.outcome
-        body: dict[str, Any] = {
-            "invocation_id": record.invocation_id,
-            "function": record.subject,
-            "version": record.version,
-            "invocation_type": "RequestResponse",
-            "status": outcome.reason.value,
-            "code": outcome.failure.code if outcome.failure else None,
-            "created": api.rfc3339(record.created_ms),
-            "timings": {
-                "queue_ms": round(outcome.timings.queue_ms, 3),
-                "init_ms": round(outcome.timings.init_ms, 3),
-                "run_ms": round(outcome.timings.run_ms, 3),
-            },
-            "log_bytes": outcome.log_bytes,
-            "caller": record.caller,
-        }
-        if outcome.failure is not None:
-            body["error"] = {
-                "error": outcome.failure.error,
-                "error_type": outcome.failure.error_type,
-                "stack": outcome.failure.stack,
-            }
-        return answer({"body": body})
-
-    async def get_log(self, request: Request) -> Response:
-        """`GET /compute/invocations/{id}/log`: what the call printed, as text."""
-        principal = self._access.principal(request)
-        outcome = self._recent.find(principal.account, request.path_params["invocation"]).outcome
-        require(principal, "records:read")
-        log = outcome.log
-        if outcome.log_bytes > len(log):
-            log += f"\n[stoker: {outcome.log_bytes - len(log)} more bytes were cut]\n".encode()
-        return Response(log, media_type="text/plain; charset=utf-8")

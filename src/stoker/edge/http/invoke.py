@@ -5,22 +5,28 @@ Reads the envelope and writes it. Does not know instances; the invoker does all 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from urllib.parse import parse_qsl
 
 import msgspec
 import orjson
 
-from stoker.catalog.fold import Fold
+from stoker.catalog.fold import Entry, Fold
+from stoker.catalog.tokens import Principal
 from stoker.edge.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.http.access import Access, require
 from stoker.edge.http.api import asks_for_strict, unknown_key
 from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
+from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
+from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
+from stoker.invocation.keyed import KeyedCalls
 from stoker.model.call import Call, text_of
 from stoker.model.errors import InvalidRequest, NoCapacity, PlatformError, StokerError
 from stoker.model.outcome import Failure, Outcome
 
-INVOCATION_TYPES = ("RequestResponse", "Async")
+INVOCATION_TYPES = (REQUEST_RESPONSE, ASYNC)
 
 
 class Envelope(msgspec.Struct):
@@ -73,11 +79,12 @@ def _unreadable(body: bytes | bytearray, error: Exception) -> InvalidRequest:
     return InvalidRequest("the body is a JSON object with payload and invocation_type", field="")
 
 
-def check_query(query: bytes, body: bytes | bytearray) -> None:
-    """Refuse what a query asks for in vain: unknown keys where it says `strict`, another version."""
+KEY_CHARS_MAX = 255
+
+
+def version_of(query: bytes, body: bytes | bytearray) -> int | None:
+    """Return the version that a query asks for; refuses unknown keys of the body where it says `strict`."""
     asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    if "version" in asked:
-        raise InvalidRequest("?version is not offered by this version", hint="leave it out")
     if asks_for_strict(asked.get("strict")):
         try:
             keys = _decode_any(body)
@@ -86,16 +93,44 @@ def check_query(query: bytes, body: bytes | bytearray) -> None:
         for key in keys:
             if key not in Envelope.__struct_fields__:
                 raise unknown_key(key, "")
+    version = asked.get("version")
+    if version is None:
+        return None
+    if not version.isascii() or not version.isdigit() or len(version) > 15:
+        raise InvalidRequest("version is the number of one of the function's versions", hint="?version=1")
+    return int(version)
+
+
+def key_of(request: Request) -> KeyRequest | None:
+    """Return the Idempotency-Key of a request, with what has to be the same beside it."""
+    given = request.idempotency_key
+    if given is None:
+        return None
+    key = given.decode("latin-1").strip()
+    if not 1 <= len(key) <= KEY_CHARS_MAX:
+        raise InvalidRequest(f"an Idempotency-Key has 1 to {KEY_CHARS_MAX} characters")
+    return KeyRequest(key, request.query + b"\n" + request.body)
 
 
 class InvokeRoute:
     """Answers the lean path; one object for the life of the server."""
 
-    def __init__(self, fold: Fold, access: Access, invoker: Invoker, errors: ErrorAnswers) -> None:
+    def __init__(
+        self,
+        fold: Fold,
+        access: Access,
+        invoker: Invoker,
+        asynchronous: AsyncCalls,
+        keyed: KeyedCalls,
+        errors: ErrorAnswers,
+    ) -> None:
         self._fold = fold
         self._access = access
         self._invoker = invoker
+        self._asynchronous = asynchronous
+        self._keyed = keyed
         self._errors = errors
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def admit(self, request: Request) -> None:
         """Raise Unauthenticated for a request whose body is not worth reading."""
@@ -112,36 +147,81 @@ class InvokeRoute:
             if self._invoker.closed:
                 raise NoCapacity("the server is stopping", retry_after_s=1)
             payload, invocation_type = payload_of(request.body)
-            if invocation_type == "Async":
-                raise InvalidRequest(
-                    "Async invocations are not offered by this version",
-                    field="/invocation_type",
-                    hint="RequestResponse",
+            version = version_of(request.query, request.body) if request.query else None
+            if invocation_type == ASYNC or request.idempotency_key is not None:
+                key = key_of(request)
+                work = (
+                    self._accept(principal, entry, payload, version, key, exchange)
+                    if invocation_type == ASYNC or key is None
+                    else self._run_keyed(principal, entry, payload, version, key, exchange)
                 )
-            if request.idempotency_key is not None:
-                raise InvalidRequest(
-                    "Idempotency-Key is not offered by this version; without it the call may run twice",
-                    hint="send the request without the header",
-                )
-            if request.query:
-                check_query(request.query, request.body)
+                self._answer_later(work, exchange)
+                return
 
             def ended(call: Call, outcome: Outcome | StokerError) -> None:
-                answer(exchange, call, outcome, self._errors)
+                answer(exchange, text_of(call.id), outcome, self._errors)
 
-            call = self._invoker.invoke(principal, entry, payload, ended)
+            call = self._invoker.invoke(principal, entry, payload, ended, version=version)
             if exchange.open and not call.has_ended:
                 exchange.gone = call.cancel_now
         except Exception as error:
             refuse(exchange, error, self._errors)
 
+    # -- what is stored before it is answered: it goes on if the client leaves ---------------------
 
-def answer(exchange: Exchange, call: Call, outcome: Outcome | StokerError, errors: ErrorAnswers) -> None:
+    async def _accept(
+        self,
+        principal: Principal,
+        entry: Entry,
+        payload: bytes,
+        version: int | None,
+        key: KeyRequest | None,
+        exchange: Exchange,
+    ) -> None:
+        invocation_id = await self._asynchronous.invoke(principal, entry, payload, version=version, key=key)
+        exchange.respond(200, accepted_body(invocation_id), _id_header(invocation_id))
+
+    async def _run_keyed(
+        self,
+        principal: Principal,
+        entry: Entry,
+        payload: bytes,
+        version: int | None,
+        key: KeyRequest,
+        exchange: Exchange,
+    ) -> None:
+        invocation_id, outcome = await self._keyed.invoke(principal, entry, payload, key, version=version)
+        answer(exchange, invocation_id, outcome, self._errors)
+
+    def _answer_later(self, work: Coroutine[None, None, None], exchange: Exchange) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except Exception as error:
+                refuse(exchange, error, self._errors)
+
+        task = asyncio.get_running_loop().create_task(run(), name="a stored call")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self) -> None:
+        """Return when no stored call is on its way any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def accepted_body(invocation_id: str) -> bytes:
+    """Return what an accepted Async invocation answers: its id, as JSON text in a JSON string."""
+    return b'{"body":"{\\"invocation_id\\":\\"%b\\"}"}' % invocation_id.encode()
+
+
+def answer(
+    exchange: Exchange, invocation_id: str, outcome: Outcome | StokerError, errors: ErrorAnswers
+) -> None:
     """Answer an exchange with how its call ended."""
     if not exchange.open:
         return
-    invocation_id = text_of(call.id)
-    header = f"X-Invocation-Id: {invocation_id}\r\n".encode()
+    header = _id_header(invocation_id)
     if isinstance(outcome, Outcome) and outcome.result is None and outcome.failure is None:
         outcome = PlatformError("the call has ended without a result and without a failure")
     if not isinstance(outcome, Outcome):
@@ -165,3 +245,7 @@ def refuse(exchange: Exchange, error: Exception, errors: ErrorAnswers) -> None:
     """Answer an exchange whose call never began."""
     refusal = errors.answer(error)
     exchange.respond(refusal.status, refusal.body, refusal.header_lines)
+
+
+def _id_header(invocation_id: str) -> bytes:
+    return b"X-Invocation-Id: %b\r\n" % invocation_id.encode()

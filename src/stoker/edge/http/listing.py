@@ -36,7 +36,7 @@ def page_of(
 ) -> tuple[Sequence[T], dict[str, object]]:
     """Return the page of `items`, and what stands beside the results; as `listed` for the rest."""
     rest: dict[str, object] = {"results_total": len(items)}
-    limit, after = _limit_of(request), _cursor_of(request)
+    limit, after = limit_of(request), _cursor_of(request)
     if after is not None:
         items = [item for item in items if place(item) > after]
     if limit is not None and len(items) > limit:
@@ -45,7 +45,8 @@ def page_of(
     return items, rest
 
 
-def _limit_of(request: Request) -> int | None:
+def limit_of(request: Request) -> int | None:
+    """Return `?limit=`, None where there is none. Raises InvalidRequest."""
     text = request.query_params.get("limit")
     if text is None:
         return None

@@ -1,0 +1,191 @@
+"""The feeder: brings what is stored to the view, in the order of the stream, behind whoever stored it.
+
+Takes what was written here as it is acknowledged, and reads from the stream what it did not see: at a
+start, after a write whose acknowledgement was lost, for a view that has to be built anew. Does not know
+what the messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stoker.backbone.event_log import Event
+from stoker.backbone.ledger import Ledger, Write
+from stoker.model.errors import StokerError
+from stoker.records.view import Stored, View, ViewDamaged
+
+GATHER_MS = 20
+"""Between two transactions of the view, unless somebody waits for it."""
+GAP_MS = 500
+"""A sequence that nobody has told of for so long is read from the stream."""
+WINDOW = 256
+"""Messages read from the stream at a time."""
+TOLD_S = 1.0
+AGAIN_S = 0.25
+
+
+class Notes(Protocol):
+    """The operator's log."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+
+    def warning(self, event: str, **fields: object) -> object: ...
+
+
+class Feeder:
+    """One for a view.
+
+    `on_position` is told how far search has got, `on_found` what was read without having been written here.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        view: View,
+        notes: Notes,
+        *,
+        on_position: Callable[[int], None],
+        on_found: Callable[[Event], None],
+    ) -> None:
+        self._ledger = ledger
+        self._view = view
+        self._notes = notes
+        self._on_position = on_position
+        self._on_found = on_found
+        self._arrived: dict[int, Write] = {}
+        self._highest = 0
+        self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._target = 0
+        self.ready = asyncio.Event()
+        """Set while the view has all that is stored, but for what was written just now."""
+
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """How far the view is, of how far, while it is being built; else None."""
+        return None if self.ready.is_set() else (min(self._view.position, self._target), self._target)
+
+    async def start(self) -> None:
+        """Begin; returns at once. `ready` tells when the view has caught up."""
+        await self._view.open()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="feed the view")
+
+    async def close(self) -> None:
+        """Bring what has been stored into the view, and stop."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        if self.ready.is_set():
+            try:
+                async with asyncio.timeout(2):
+                    await self._until(self._highest)
+            except TimeoutError:
+                self._notes.warning("view_behind", position=self._view.position)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._view.close()
+
+    def stored(self, sequence: int, writes: Sequence[Write]) -> None:
+        """Take note of writes that are stored one after the other from `sequence` on."""
+        for offset, write in enumerate(writes):
+            self._arrived[sequence + offset] = write
+        self._highest = max(self._highest, sequence + len(writes) - 1)
+        self._wake.set()
+
+    async def caught_up(self) -> None:
+        """Return once all that is acknowledged by now can be searched."""
+        await self._until(self._highest)
+
+    async def _until(self, sequence: int) -> None:
+        while self._view.position < sequence:
+            self._moved.clear()
+            self._hurry.set()
+            await self._moved.wait()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._catch_up()
+                self.ready.set()
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    await self._bring()
+                    if not self._hurry.is_set():
+                        await _first(self._hurry, GATHER_MS / 1000)
+                    self._hurry.clear()
+            except ViewDamaged as error:
+                self.ready.clear()
+                self._notes.warning("view_damaged", reason=str(error))
+                await self._view.reset()
+            except StokerError as error:
+                self._notes.warning("view_waits", reason=error.message)
+                await asyncio.sleep(AGAIN_S)
+
+    async def _catch_up(self) -> None:
+        """Read on from where the view is to where the stream is now."""
+        self._target = self._ledger.last_sequence
+        loop = asyncio.get_running_loop()
+        told = loop.time()
+        while self._view.position < self._target:
+            await self._read(min(self._view.position + WINDOW, self._target))
+            if loop.time() - told >= TOLD_S:
+                told = loop.time()
+                self._notes.info("building_view", position=self._view.position, of=self._target)
+        self._progressed()
+
+    async def _bring(self) -> None:
+        """Bring to the view what has arrived, as far as nothing is missing in between."""
+        missing_since: float | None = None
+        loop = asyncio.get_running_loop()
+        while self._arrived:
+            batch = self._contiguous()
+            if batch:
+                await self._view.ingest(batch)
+                self._progressed()
+                missing_since = None
+                continue
+            missing_since = missing_since or loop.time()
+            if (loop.time() - missing_since) * 1000 < GAP_MS:
+                await _first(self._wake, GATHER_MS / 1000)
+                self._wake.clear()
+                continue
+            await self._read(min(self._arrived) - 1, tell=True)
+
+    def _contiguous(self) -> list[Stored]:
+        batch: list[Stored] = []
+        sequence = self._view.position + 1
+        while (write := self._arrived.pop(sequence, None)) is not None:
+            batch.append(Stored(sequence, write.subject, write.data))
+            sequence += 1
+        return batch
+
+    async def _read(self, until: int, *, tell: bool = False) -> None:
+        found: list[Event] = []
+        await self._ledger.read(found.append, after=self._view.position, until=until)
+        await self._view.ingest([Stored(event.sequence, event.subject, event.data) for event in found])
+        await self._view.skip(until)  # what is missing up to there was erased
+        for event in found:
+            if tell and event.sequence not in self._arrived:
+                self._on_found(event)
+        self._progressed()
+
+    def _progressed(self) -> None:
+        position = self._view.position
+        for sequence in [sequence for sequence in self._arrived if sequence <= position]:
+            del self._arrived[sequence]
+        self._moved.set()
+        self._on_position(position)
+
+
+async def _first(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, after so long at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

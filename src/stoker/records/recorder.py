@@ -1,0 +1,245 @@
+"""The recorder: plain calls that have ended, stored behind their answers, many at a time.
+
+A call's caller waits for none of this: `ended` is two list operations. What is not stored yet is what a
+kill -9 can lose, at most what ended within `FLUSH_MS` and the write after it. Does not know how records
+are found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from stoker.backbone.ledger import Ledger, Write
+from stoker.model.call import Call
+from stoker.model.ended import ended_record
+from stoker.model.errors import StokerError, StorageFull
+from stoker.model.limits import KIB, Limits
+from stoker.model.outcome import Outcome
+from stoker.model.record import Keeping, Record
+from stoker.records import formats
+from stoker.records.formats import Pack
+from stoker.records.states import ended_writes
+
+FLUSH_MS = 50
+PACK_COUNT_MAX = 200
+PACK_BYTES_MAX = 512 * KIB
+"""A pack is read whole to look up one record of it."""
+AGAIN_S = 0.25
+ROOM_AGAIN_S = 0.25
+OVERHEAD_BYTES = 600
+"""What a record takes beside payload, result and log."""
+
+
+class Feed(Protocol):
+    """Takes what has been stored on to where records are searched."""
+
+    def stored(self, sequence: int, writes: Sequence[Write]) -> None:
+        """Take note of writes that are stored one after the other from `sequence` on."""
+
+
+class Notes(Protocol):
+    """The operator's log."""
+
+    def warning(self, event: str, **fields: object) -> object: ...
+
+
+Ended = tuple[Call, Outcome, int]
+"""With the wall clock at the end, in milliseconds."""
+
+
+class Recorder:
+    """One for a server. `close` stores what is left."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        feed: Feed,
+        limits: Limits,
+        notes: Notes,
+        *,
+        require_room: Callable[[], None],
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._ledger = ledger
+        self._feed = feed
+        self._require_room = require_room
+        self._limits = limits
+        self._notes = notes
+        self._now_ms = now_ms
+        self._waiting: deque[Ended] = deque()
+        self._waiting_bytes = 0
+        self._storing: list[Ended] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._recent: dict[bytes, Ended] = {}
+        """What search may not find yet."""
+        self._stored: deque[tuple[int, list[bytes]]] = deque()
+        """Of those the ones that are stored: the sequence of their message, and their ids."""
+        self.refusal: StokerError | None = None
+        """Why nothing new may begin, as it could not be recorded: the disk is full."""
+        self._looking: asyncio.TimerHandle | None = None
+        self.lost = 0
+        """Records that were given up, as the store was away for too long."""
+
+    # -- the hot path ----------------------------------------------------------------------------
+
+    def ended(self, call: Call, outcome: Outcome) -> None:
+        """Keep a call that has ended, unless its function asks for no record (`ttl` 0)."""
+        if call.function.monitor_config.get("ttl") == 0:
+            return
+        entry = (call, outcome, self._now_ms())
+        self._waiting.append(entry)
+        self._recent[call.id] = entry
+        self._waiting_bytes += _size(call, outcome)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_MS / 1000, self._flush)
+        elif self._waiting_bytes > self._limits.unstored_bytes_max:
+            self._give_up_oldest()
+
+    # -- what is not searched yet ----------------------------------------------------------------
+
+    def recent(self, account: str, call_id: bytes) -> Record | None:
+        """Return the record of a call that has ended lately, before it can be found by search."""
+        entry = self._recent.get(call_id)
+        if entry is None or entry[0].function.account != account:
+            return None
+        call, outcome, ended_ms = entry
+        keeping = Keeping.of(call.function.monitor_config)
+        if ended_ms + keeping.ttl_ms <= self._now_ms():
+            return None
+        return ended_record(call, outcome, keeping, ended_ms=ended_ms)
+
+    def searchable(self, position: int) -> None:
+        """Forget what search finds from now on: all that is stored up to this sequence."""
+        stored = self._stored
+        while stored and stored[0][0] <= position:
+            for call_id in stored.popleft()[1]:
+                self._recent.pop(call_id, None)
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Return once everything that has ended by now is stored, or was given up."""
+        while self._waiting or self._task is not None:
+            self._flush()
+            if self._task is not None:
+                await asyncio.shield(self._task)
+
+    async def close(self, *, wait_s: float = 5.0) -> None:
+        """Store what is left, for some seconds at most."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.flush()
+        except TimeoutError:
+            self._notes.warning("records_lost", count=len(self._waiting) + len(self._storing))
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _look_for_room(self) -> None:
+        """See whether there is room for records; while there is none, look again and again."""
+        self._looking = None
+        try:
+            self._require_room()
+        except StorageFull as error:
+            self.refusal = error
+            self._looking = asyncio.get_running_loop().call_later(ROOM_AGAIN_S, self._look_for_room)
+        else:
+            self.refusal = None
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._looking is None:
+            self._look_for_room()
+        if self._task is None and self._waiting:
+            self._task = asyncio.get_running_loop().create_task(self._store(), name="store records")
+            self._task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler({"message": "records not stored", "exception": error})
+        if self._waiting and self._timer is None:
+            self._timer = task.get_loop().call_later(FLUSH_MS / 1000, self._flush)
+
+    async def _store(self) -> None:
+        """Store all that waits, a pack after the other; others go on in between."""
+        while self._waiting:
+            self._storing = self._take()
+            for writes, call_ids in _groups(self._storing):
+                self._stored.append((await self._write(writes), call_ids))
+            self._storing = []
+
+    def _take(self) -> list[Ended]:
+        batch: list[Ended] = []
+        size = 0
+        while self._waiting and len(batch) < PACK_COUNT_MAX and size < PACK_BYTES_MAX:
+            entry = self._waiting.popleft()
+            batch.append(entry)
+            size += _size(entry[0], entry[1])
+        self._waiting_bytes -= size
+        return batch
+
+    async def _write(self, writes: Sequence[Write]) -> int:
+        """Store one group, for as long as it takes (what waits meanwhile is bounded), and return where."""
+        while True:
+            try:
+                sequence = await self._ledger.write(writes, reserve=True)
+            except StokerError as error:
+                self._notes.warning("records_wait", reason=error.message)
+                await asyncio.sleep(AGAIN_S)
+            else:
+                self._feed.stored(sequence, writes)
+                return sequence + len(writes) - 1
+
+    def _give_up_oldest(self) -> None:
+        lost = 0
+        while self._waiting and self._waiting_bytes > self._limits.unstored_bytes_max:
+            call, outcome, _ = self._waiting.popleft()
+            self._waiting_bytes -= _size(call, outcome)
+            self._recent.pop(call.id, None)
+            lost += 1
+        self.lost += lost
+        self._notes.warning("records_lost", count=lost)
+
+
+def _size(call: Call, outcome: Outcome) -> int:
+    """Return about what a call takes in memory and in the store."""
+    result = outcome.result
+    size = OVERHEAD_BYTES + len(call.payload) + len(outcome.log) + (len(result) if result else 0)
+    failure = outcome.failure
+    if failure is not None:
+        size += len(failure.error) + len(failure.stack or "")
+    return size
+
+
+def _groups(batch: Sequence[Ended]) -> list[tuple[list[Write], list[bytes]]]:
+    """Return what to store, with the ids in it: a pack for each account and ttl, and what is too large."""
+    packs: dict[tuple[str, int], tuple[list[Record], list[bytes]]] = {}
+    groups: list[tuple[list[Write], list[bytes]]] = []
+    latest_ms = batch[-1][2]
+    for call, outcome, ended_ms in batch:
+        account = call.function.account
+        keeping = Keeping.of(call.function.monitor_config)
+        record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
+        if keeping.store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
+            groups.append((ended_writes(account, record, expires_ms=ended_ms + keeping.ttl_ms), [call.id]))
+            continue
+        records, call_ids = packs.setdefault((account, keeping.ttl_ms), ([], []))
+        records.append(record)
+        call_ids.append(call.id)
+    for (account, ttl_ms), (records, call_ids) in packs.items():
+        pack = Pack(format=formats.FORMAT, expires_ms=latest_ms + ttl_ms, records=records)
+        groups.append(([Write(formats.pack_subject(account), formats.encode(pack))], call_ids))
+    return groups

@@ -1,0 +1,55 @@
+"""The sweeper: what has expired, was replaced or is past an account's share goes, from the disk too.
+
+Does not know what messages mean: the view says which are due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from stoker.backbone.ledger import Ledger
+from stoker.model.errors import StokerError
+from stoker.records.view import View, ViewDamaged
+
+SWEEP_S = 0.5
+ERASED_AT_ONCE = 64
+
+
+class Notes(Protocol):
+    """The operator's log."""
+
+    def warning(self, event: str, **fields: object) -> object: ...
+
+
+class Sweeper:
+    """One for a server; works behind everything else."""
+
+    def __init__(
+        self, ledger: Ledger, view: View, ready: asyncio.Event, notes: Notes, *, bytes_max: int
+    ) -> None:
+        self._ledger = ledger
+        self._view = view
+        self._ready = ready
+        self._notes = notes
+        self._bytes_max = bytes_max
+
+    async def run(self) -> None:
+        """Sweep until cancelled. A store that is away is asked again later."""
+        while True:
+            await self._ready.wait()
+            try:
+                more = await self.sweep()
+            except (StokerError, ViewDamaged) as error:
+                self._notes.warning("sweep_waits", reason=str(error))
+                more = False
+            await asyncio.sleep(0 if more else SWEEP_S)
+
+    async def sweep(self) -> bool:
+        """Erase some of what is due; tell whether there may be more."""
+        await self._view.shrink(self._bytes_max)
+        due = await self._view.due(ERASED_AT_ONCE)
+        if due:
+            await self._ledger.erase(due)
+            await self._view.forget(due)
+        return len(due) == ERASED_AT_ONCE
