@@ -147,7 +147,7 @@ async def test_nothing_is_told_once_nobody_follows_and_two_are_told_the_same() -
 
         assert (one.of(call), other.of(call)) == (b"1\n", b"1\n2\n")
         assert bench.outcome(call).log == b"1\n2\n3\n"
-        assert bench.pool._followers == {}
+        assert bench.pool._following.of(identity_of(function)) is None
 
 
 @in_fake_time

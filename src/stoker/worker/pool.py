@@ -21,20 +21,20 @@ from stoker.model.machine import Machine
 from stoker.model.outcome import Failure
 from stoker.sandbox.engine import Engine
 from stoker.worker.boots import Boots
-from stoker.worker.eviction import SCARCE_SHARE, Idle, Pressure, first_to_go, to_evict
+from stoker.worker.eviction import Pressure
+from stoker.worker.following import Following
 from stoker.worker.group import Group, generation_of
 from stoker.worker.groups import Groups, Identity, Key, identity_of, key_of
 from stoker.worker.handover import CodeFolders, Contents, Handover
 from stoker.worker.instance import Instance
 from stoker.worker.placement import Load, instances_to_start
+from stoker.worker.space import Space
 from stoker.worker.spares import Spares
-from stoker.worker.tail import Followers, Tap
+from stoker.worker.tail import Tap
 
 GROW_AGAIN_S = 0.05
 """While calls wait the decision to start instances is taken anew this often."""
 TIDY_S = 1.0
-KEPT_FREE = 4
-"""The part of the machine's instances, one in so many, that patient calls leave to others."""
 
 
 class Notes(Protocol):
@@ -69,19 +69,19 @@ class Pool:
         self._handover = Handover(folders, contents, limits, cpu_millis)
         self._limits = limits
         self._spare_counts = spares
-        self._pressure = pressure
         self._cores = cores
         self._notes = notes
         self._clock = clock
         self._now_ms = now_ms
         self._spares: dict[str, Spares] = {}
         self._groups = Groups()
-        self._followers: dict[Identity, Followers] = {}
+        self._following = Following(self._groups, self._tap_failed)
         self._served = 0
         """Instances that were given to functions so far."""
         self._cramped = False
         """Whether a function that has no instance at all waits for room."""
         self._group_of: dict[Instance, Group] = {}
+        self._space = Space(self._groups, self._group_of, limits, pressure=pressure, clock=clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._tidying: asyncio.TimerHandle | None = None
@@ -196,7 +196,7 @@ class Pool:
 
     def _new_group(self, function: Function) -> Group:
         group = Group(function, self._limits, self._loop, grow=self._grow, clock=self._clock)
-        group.tap = self._followers.get(identity_of(function))
+        group.tap = self._following.of(identity_of(function))
         return group
 
     def function_changed(self, before: Function, after: Function | None) -> None:
@@ -229,7 +229,7 @@ class Pool:
     def _warm(self, group: Group, count: int) -> None:
         spares = self._spares[group.function.code.runtime]
         count = min(count, max(1, spares.ready), group.instances_max)
-        while group.size < count and self._fits(self._limits.instances_max):
+        while group.size < count and self._space.fits(group):
             self._start(group)
 
     def _retire(self, group: Group) -> None:
@@ -268,30 +268,15 @@ class Pool:
             if group.waiting:
                 self._grow(group)
 
-    def _fits(self, instances_max: int) -> bool:
-        serving = len(self._group_of) + sum(one.starting for one in self._groups)
-        return serving < instances_max and not self._is_scarce()
-
-    def _is_scarce(self) -> bool:
-        return self._pressure().share_free < SCARCE_SHARE
-
     def _make_room(self, group: Group) -> bool:
-        """Tell whether one more instance fits; ends an idle one of another function if need be.
-
-        For patient calls alone a function gets no second one at the cost of others.
-        """
-        modest = bool(group.size) and group.waits_patiently
-        instances_max = self._limits.instances_max
-        if self._fits(instances_max - instances_max // KEPT_FREE if modest else instances_max):
+        """Tell whether one more instance fits; ends an idle one of another function if need be."""
+        if self._space.fits(group):
             return True
-        if modest:
+        idle = self._space.first_to_go(group)
+        if idle is None:
             return False
-        own = {instance.sandbox.id for instance in group.free}
-        key = first_to_go([idle for idle in self._idle() if idle.key not in own])
-        if key is None:
-            return False
-        self._end(next(one for one in self._group_of if one.sandbox.id == key))
-        return not self._is_scarce() or not group.size
+        self._end(idle)
+        return not self._space.is_scarce or not group.size
 
     def _start(self, group: Group) -> None:
         group.starting += 1
@@ -381,28 +366,14 @@ class Pool:
 
     # -- idle ones -------------------------------------------------------------------------------
 
-    def _idle(self) -> list[Idle]:
-        now = self._clock()
-        found = []
-        for group in self._groups:
-            idle = [one for one in reversed(group.free) if not one.running]
-            kept = group.instances_min - (len(group.instances) - len(idle))
-            for position, instance in enumerate(idle):
-                idle_ms = (now - instance.idle_since) * 1000
-                key, calls = instance.sandbox.id, instance.calls_served
-                found.append(Idle(key, idle_ms, calls, kept=position < kept))
-        return found
-
     def _tidy(self) -> None:
         """End what idled too long and start what is to be kept, once a second.
 
         No sooner: a function that dies whenever it is loaded would be started as fast as it dies.
         """
         self._tidying = self._loop.call_later(TIDY_S, self._tidy)
-        keys = set(to_evict(self._idle(), self._pressure(), self._limits.idle_ms_max))
-        if keys:
-            for instance in [one for one in self._group_of if one.sandbox.id in keys]:
-                self._end(instance)
+        for instance in self._space.too_old():
+            self._end(instance)
         for group in list(self._groups.living.values()):
             self._keep_minimum(group)
         self._groups.tidy()
@@ -422,26 +393,7 @@ class Pool:
         lines, at the call's end also an unfinished one; past `log_bytes_max` one line says that the rest of
         the call's output is left out. It must not wait.
         """
-        followers = self._followers.get(identity)
-        if followers is None:
-            followers = self._followers[identity] = Followers(self._tap_failed)
-            self._tap(identity, followers)
-        own: Tap = partial(tap)  # a value of its own: one may follow twice
-        followers.add(own)
-
-        def unfollow() -> None:
-            followers.remove(own)
-            if not followers and self._followers.get(identity) is followers:
-                del self._followers[identity]
-                self._tap(identity, None)
-
-        return unfollow
-
-    def _tap(self, identity: Identity, tap: Tap | None) -> None:
-        for group in self._groups.of(identity):
-            group.tap = tap
-            for instance in group.instances:
-                instance.follow(tap)
+        return self._following.follow(identity, tap)
 
     def _tap_failed(self, error: Exception) -> None:
         self._loop.call_exception_handler(
