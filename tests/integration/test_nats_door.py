@@ -63,11 +63,12 @@ class TrustedClient:
 
     async def call(self, data: bytes) -> Msg:
         """Call the function as soon as somebody serves it."""
-        while True:
-            try:
-                return await self.nats.request(SUBJECT, data, timeout=10)
-            except (nats.errors.NoRespondersError, nats.errors.ConnectionReconnectingError):
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return await self.nats.request(SUBJECT, data, timeout=10)
+                except (nats.errors.NoRespondersError, nats.errors.ConnectionReconnectingError):
+                    await asyncio.sleep(0.01)
 
 
 @pytest.fixture
