@@ -68,6 +68,7 @@ class RecordKeeping:
             self.ledger, self.view, self.feeder.ready, log, bytes_max=limits.record_bytes_max
         )
         self._sweeping: asyncio.Task[None] | None = None
+        self._tellings: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Return once records can be kept and looked up by id. Raises StoreDamaged, Unavailable."""
@@ -104,23 +105,32 @@ class RecordKeeping:
         """Store what is left, and stop. Harmless when repeated."""
         steps: list[Callable[[], Awaitable[object]]] = [
             self.recorder.close,
-            self._stop_sweeping,
+            self._stop_working,
             self.feeder.close,
             self.ledger.close,
         ]
         for step in steps:
             await step()
 
-    async def _stop_sweeping(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+    async def _stop_working(self) -> None:
+        tasks = [*self._tellings, *([self._sweeping] if self._sweeping else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _searchable(self, position: int) -> None:
         self.recorder.searchable(position)
         self.store.searchable(position)
 
     def _found(self, event: Event) -> None:
-        accepted = self.store.accepted_of(event.subject, event.data, event.sequence)
-        if accepted is not None:
-            self.on_found(accepted)
+        found = self.store.accepted_of(event.subject, event.data, event.sequence)
+        if found is not None:
+            task = asyncio.get_running_loop().create_task(self._tell(found), name="a stored call is found")
+            self._tellings.add(task)
+            task.add_done_callback(self._tellings.discard)
+
+    async def _tell(self, found: Accepted) -> None:
+        """Tell of an invocation, unless it has gone on since."""
+        current = await self.store.current(found.account, found.record.invocation_id)
+        if current is not None:
+            self.on_found(current)

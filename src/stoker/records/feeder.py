@@ -14,6 +14,7 @@ from typing import Protocol
 from stoker.backbone.event_log import Event
 from stoker.backbone.ledger import Ledger, Write
 from stoker.model.errors import StokerError
+from stoker.model.limits import MIB
 from stoker.records.view import Stored, View, ViewDamaged
 
 GATHER_MS = 20
@@ -21,7 +22,9 @@ GATHER_MS = 20
 GAP_MS = 500
 """A sequence that nobody has told of for so long is read from the stream."""
 WINDOW = 256
-"""Messages read from the stream at a time."""
+"""Messages read from the stream, or brought to the view, at a time."""
+HELD_BYTES_MAX = 32 * MIB
+"""What waits for the view in memory; the rest is read from the stream when the view is that far."""
 TOLD_S = 1.0
 AGAIN_S = 0.25
 
@@ -55,6 +58,7 @@ class Feeder:
         self._on_position = on_position
         self._on_found = on_found
         self._arrived: dict[int, Write] = {}
+        self._held_bytes = 0
         self._highest = 0
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -63,6 +67,11 @@ class Feeder:
         self._target = 0
         self.ready = asyncio.Event()
         """Set while the view has all that is stored, but for what was written just now."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether something is acknowledged that the view does not have yet."""
+        return self._view.position < self._highest
 
     @property
     def progress(self) -> tuple[int, int] | None:
@@ -92,7 +101,9 @@ class Feeder:
     def stored(self, sequence: int, writes: Sequence[Write]) -> None:
         """Take note of writes that are stored one after the other from `sequence` on."""
         for offset, write in enumerate(writes):
-            self._arrived[sequence + offset] = write
+            if self._held_bytes < HELD_BYTES_MAX:
+                self._arrived[sequence + offset] = write
+                self._held_bytes += len(write.data)
         self._highest = max(self._highest, sequence + len(writes) - 1)
         self._wake.set()
 
@@ -139,10 +150,10 @@ class Feeder:
         self._progressed()
 
     async def _bring(self) -> None:
-        """Bring to the view what has arrived, as far as nothing is missing in between."""
+        """Bring to the view what has arrived; what is missing in between is waited for, then read."""
         missing_since: float | None = None
         loop = asyncio.get_running_loop()
-        while self._arrived:
+        while self._view.position < self._highest:
             batch = self._contiguous()
             if batch:
                 await self._view.ingest(batch)
@@ -150,16 +161,18 @@ class Feeder:
                 missing_since = None
                 continue
             missing_since = missing_since or loop.time()
-            if (loop.time() - missing_since) * 1000 < GAP_MS:
+            full = self._held_bytes >= HELD_BYTES_MAX or not self._arrived
+            if not full and (loop.time() - missing_since) * 1000 < GAP_MS:
                 await _first(self._wake, GATHER_MS / 1000)
                 self._wake.clear()
                 continue
-            await self._read(min(self._arrived) - 1, tell=True)
+            following = min(self._arrived) - 1 if self._arrived else self._highest
+            await self._read(min(self._view.position + WINDOW, following), tell=True)
 
     def _contiguous(self) -> list[Stored]:
         batch: list[Stored] = []
         sequence = self._view.position + 1
-        while (write := self._arrived.pop(sequence, None)) is not None:
+        while len(batch) < WINDOW and (write := self._arrived.get(sequence)) is not None:
             batch.append(Stored(sequence, write.subject, write.data))
             sequence += 1
         return batch
@@ -177,7 +190,7 @@ class Feeder:
     def _progressed(self) -> None:
         position = self._view.position
         for sequence in [sequence for sequence in self._arrived if sequence <= position]:
-            del self._arrived[sequence]
+            self._held_bytes -= len(self._arrived.pop(sequence).data)
         self._moved.set()
         self._on_position(position)
 

@@ -17,7 +17,7 @@ from stoker.backbone.ledger import Ledger, Write
 from stoker.model.call import Call
 from stoker.model.ended import ended_record
 from stoker.model.errors import StokerError, StorageFull
-from stoker.model.limits import KIB, Limits
+from stoker.model.limits import KIB, MIB, Limits
 from stoker.model.outcome import Outcome
 from stoker.model.record import Keeping, Record
 from stoker.records import formats
@@ -30,6 +30,8 @@ PACK_BYTES_MAX = 512 * KIB
 """A pack is read whole to look up one record of it."""
 AGAIN_S = 0.25
 ROOM_AGAIN_S = 0.25
+RECENT_BYTES_MAX = 32 * MIB
+"""Stored records that search may not find yet, kept in memory: past it, a look-up waits for search."""
 OVERHEAD_BYTES = 600
 """What a record takes beside payload, result and log."""
 
@@ -77,8 +79,9 @@ class Recorder:
         self._task: asyncio.Task[None] | None = None
         self._recent: dict[bytes, Ended] = {}
         """What search may not find yet."""
-        self._stored: deque[tuple[int, list[bytes]]] = deque()
-        """Of those the ones that are stored: the sequence of their message, and their ids."""
+        self._stored: deque[tuple[int, list[bytes], int]] = deque()
+        """Of those the ones that are stored: the sequence of their message, their ids, and their bytes."""
+        self._stored_bytes = 0
         self.refusal: StokerError | None = None
         """Why nothing new may begin, as it could not be recorded: the disk is full."""
         self._looking: asyncio.TimerHandle | None = None
@@ -117,8 +120,13 @@ class Recorder:
         """Forget what search finds from now on: all that is stored up to this sequence."""
         stored = self._stored
         while stored and stored[0][0] <= position:
-            for call_id in stored.popleft()[1]:
-                self._recent.pop(call_id, None)
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, call_ids, size = self._stored.popleft()
+        self._stored_bytes -= size
+        for call_id in call_ids:
+            self._recent.pop(call_id, None)
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -178,7 +186,11 @@ class Recorder:
         while self._waiting:
             self._storing = self._take()
             for writes, call_ids in _groups(self._storing):
-                self._stored.append((await self._write(writes), call_ids))
+                size = sum(len(write.data) for write in writes)
+                self._stored.append((await self._write(writes), call_ids, size))
+                self._stored_bytes += size
+                while self._stored_bytes > RECENT_BYTES_MAX:
+                    self._forget_oldest()
             self._storing = []
 
     def _take(self) -> list[Ended]:

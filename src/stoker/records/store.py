@@ -136,6 +136,12 @@ class InvocationStore:
         accepted = self.accepted_of(stored.subject, stored.data, sequence)
         return None if accepted is None else await self.with_payload(accepted)
 
+    async def current(self, account: str, invocation_id: str) -> Accepted | None:
+        """Return an invocation as it is stored now, None if it has ended or was never there."""
+        subject = formats.call_subject(account, invocation_id)
+        stored = await self._ledger.last(subject)
+        return None if stored is None else self.accepted_of(subject, stored.data, stored.sequence)
+
     @staticmethod
     def accepted_of(subject: str, data: bytes, sequence: int) -> Accepted | None:
         """Return the invocation that a stored message holds; None if it is none, or has ended."""

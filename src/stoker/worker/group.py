@@ -184,7 +184,7 @@ class Group:
 
     def _cancel(self, call: Call) -> None:
         if self._leave(call):
-            told = "the caller left while it waited for an instance"
+            told = "the call was cancelled while it waited for an instance"
             call.end(cancelled_before_it_began(call, told, self._clock()))
 
     def _leave(self, call: Call) -> bool:

@@ -477,7 +477,7 @@ class Instance(asyncio.Protocol):
             running = self.running.get(call_id)
             if running is None:
                 return
-            told = "the caller left before the end"
+            told = "the call was cancelled before its end"
             if call_id in self._ahead:  # nothing of it has run, and nothing will if the word comes in time
                 self._ask_back(call_id, running)
                 running.call.end(cancelled_before_it_began(running.call, told, self._clock()))
