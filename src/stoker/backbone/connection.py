@@ -245,9 +245,13 @@ class Connection:
         self._served.append(subscribe)  # a client that is replaced is told again
         await subscribe(self._client)
 
-    async def tell(self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Send a message that nobody answers; lost if the server goes before it has it."""
-        await self._client.publish(subject, data, headers=None if headers is None else dict(headers))
+    async def tell(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Send a message; lost if the server goes before it has it. What is answered goes to `reply`."""
+        await self._client.publish(
+            subject, data, reply=reply, headers=None if headers is None else dict(headers)
+        )
 
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses."""

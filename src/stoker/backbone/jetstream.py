@@ -252,7 +252,7 @@ class JetStream:
         return Stored(
             subject=message["subject"],
             sequence=message["seq"],
-            time_ms=_time_ms(message["time"]),
+            time_ms=time_ms_of(message["time"]),
             headers=_headers(message.get("hdrs", "")),
             data=_decoded(message.get("data", "")),
         )
@@ -304,7 +304,7 @@ def _stored(message: Msg) -> Stored:
     return Stored(
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
-        time_ms=_time_ms(headers["Nats-Time-Stamp"]),
+        time_ms=time_ms_of(headers["Nats-Time-Stamp"]),
         headers=headers,
         data=message.data,
     )
@@ -319,6 +319,9 @@ def _decoded(encoded: str) -> bytes:
     return base64.b64decode(encoded)
 
 
-def _time_ms(timestamp: str) -> int:
-    """Return milliseconds since the epoch; in whole numbers, as a float would now and then lose one."""
+def time_ms_of(timestamp: str) -> int:
+    """Return the server's timestamp in milliseconds since the epoch.
+
+    In whole numbers: a float would lose one now and then, and be another time than the consumer's.
+    """
     return (datetime.fromisoformat(timestamp) - _EPOCH) // timedelta(milliseconds=1)

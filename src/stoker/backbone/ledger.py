@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from stoker.backbone.delivery import Delivered, Receiver, deliver
+from stoker.backbone.delivery import FETCHED_MAX, Delivered, Receiver, deliver, fetch
 from stoker.backbone.erasure import Erasure
 from stoker.backbone.event_log import DIGEST, ROUNDS_MAX, Event, digest_of, message_of
 from stoker.backbone.group_commit import Group, GroupCommit
@@ -110,7 +110,11 @@ class Ledger:
         stuck = 0
         while reader.position < reader.end:
             before = reader.position
-            await deliver(self._jetstream, self.stream, reader)
+            left = reader.end - before
+            if left <= FETCHED_MAX:
+                await fetch(self._jetstream, self.stream, reader, left)
+            else:
+                await deliver(self._jetstream, self.stream, reader)
             if reader.changed:
                 raise self._changed(reader.changed)
             if reader.position < reader.end:
