@@ -288,14 +288,16 @@ async def test_a_full_disk_loses_nothing_and_is_no_damage(
     monkeypatch.setattr(view_file, "connect", connect_small)
     async with opened(path, clock, notes) as view:
         await view.ingest([stream.pack(a_record(1))])
-        large = stream.pack(*(a_record(number, error=RecordError("x" * 10_000)) for number in range(2, 50)))
+        large = stream.pack(
+            *(a_record(number, error=RecordError("x" * 10_000)) for number in range(2, 50)), account="new"
+        )
         with pytest.raises(StorageFull):
             await view.ingest([large])
 
         assert (view.position, await ids(view)) == (1, [an_id(1)])
         connections[-1].execute("PRAGMA max_page_count = 10000")
         await view.ingest([large])
-        assert (view.position, await view.count("default", ALL)) == (2, 49)
+        assert (view.position, await view.count("new", ALL)) == (2, 48)
 
 
 async def test_what_is_forgotten_is_in_no_file_any_more(
@@ -374,7 +376,8 @@ async def test_a_page_has_all_of_a_record_but_what_may_be_large(view: View, stre
     assert msgspec.json.decode(call, type=Record) == msgspec.structs.replace(small, invocation_id=an_id(2))
 
 
-async def test_what_is_in_already_does_no_harm(view: View, stream: Stream) -> None:
+async def test_what_is_in_already_does_no_harm(view: View, stream: Stream, notes: Notes) -> None:
+    notes.events.clear()
     first = [stream.call(a_record(1, status="queued")), stream.pack(a_record(2))]
     await view.ingest(first)
     await view.ingest([*first, stream.call(a_record(1), expires_ms=NOW_MS + HOUR_MS)])
@@ -384,6 +387,7 @@ async def test_what_is_in_already_does_no_harm(view: View, stream: Stream) -> No
     assert (view.position, await ids(view), await all_due(view, stream)) == (3, [an_id(2), an_id(1)], [1])
     assert await view.find("default", an_id(1)) == Place(3, None)
     assert await view.bytes_of("default") == sum(len(one.data) for one in stream.messages.values())
+    assert notes.events == []
 
 
 async def test_it_moves_on_over_what_is_not_there_and_never_back(
