@@ -103,9 +103,11 @@ class ViewFile:
 
     def close(self) -> None:
         """Empty the write-ahead log and let go of the file. Harmless when repeated."""
-        if self._connection is not None:
-            self._truncate()
-        self._drop()
+        try:
+            if self._connection is not None:
+                self._truncate()
+        finally:
+            self._drop()
 
     def _open(self) -> str | None:
         """Return why the file cannot be gone on with, None if it can."""
