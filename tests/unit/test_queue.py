@@ -96,6 +96,7 @@ async def test_what_fails_is_tried_again_after_a_wait_that_doubles() -> None:
 
     assert (early, still, len(bench.executor.calls)) == (1, 2, 3)
     assert bench.executor.calls[2].payload == b"{}"
+    assert bench.executor.calls[2].queued_at == asyncio.get_running_loop().time(), "it waited for nothing yet"
     assert bench.stored(one).attempts == 2
     assert bench.store.ends == []
 
@@ -645,10 +646,11 @@ async def test_after_a_close_nothing_is_begun_or_stored_and_the_next_server_has_
 
     await bench.queue.close()
     bench.store.fails_with = None
-    bench.executor.end(bench.call(runs), NoCapacity("the server is stopping"))
+    bench.end(runs, an_outcome(b"1"))  # nobody would wait for its end to be stored
     bench.executor.places = 10
     await passed(10)
     assert bench.store.ends == []
+    assert not bench.queue._tasks
     assert bench.submitted() == [ends, runs]
 
     after = await bench.restarted()

@@ -81,6 +81,24 @@ async def test_one_that_the_executor_has_is_cancelled_there() -> None:
 
 
 @in_fake_time
+async def test_one_whose_second_attempt_never_began_tells_when_the_first_did() -> None:
+    bench = InvocationBench()
+    function = await bench.catalog.create(retry=RETRY)
+    one = await bench.accept(function)
+    began_ms = bench.now_ms()
+    bench.end(one, a_failure())
+    await passed(1)
+
+    asked = cancelling(bench, one)
+    await settled()
+    bench.executor.cancelled[0].end(CANCELLED)
+    await asked
+
+    await is_cancelled(bench, one, attempts=1)
+    assert bench.ended(one).started_ms == began_ms
+
+
+@in_fake_time
 async def test_one_that_runs_has_been_attempted() -> None:
     bench = InvocationBench()
     function = await bench.catalog.create(retry=RETRY)
