@@ -177,13 +177,13 @@ async def test_what_is_refused_over_http_is_refused_alike(server: ServerProcess,
         unknown = error_of(await call(trusted, absent, {}))
         of_nobody = error_of(await call(trusted, f"accounts.nobody.{subject}", {}))
         no_json = error_of(await trusted.request(subject, b"{", timeout=CALL_S_MAX))
-        not_offered = error_of(await call(trusted, subject, {}, **{"X-Invocation-Type": "Async"}))
+        no_type = error_of(await call(trusted, subject, {}, **{"X-Invocation-Type": "Soon"}))
 
     assert violation == ("400", client.invoke(name, 7).json())
     assert (unknown[0], unknown[1]["code"]) == ("404", "not_found")
     assert of_nobody == unknown
     assert (no_json[0], no_json[1]["field"]) == ("400", "/payload")
-    assert not_offered[0] == "400"
+    assert (no_type[0], no_type[1]["code"]) == ("400", "request.invalid")
 
 
 async def test_a_call_past_its_timeout_answers_504(server: ServerProcess, client: Client) -> None:
@@ -202,6 +202,34 @@ async def test_many_calls_at_once_get_each_its_own_answer(server: ServerProcess,
         answers = await asyncio.gather(*(call(trusted, subject, number) for number in range(300)))
 
     assert [json.loads(answer.data) for answer in answers] == list(range(300))
+
+
+async def test_an_async_call_is_accepted_and_found_by_its_id(server: ServerProcess, client: Client) -> None:
+    subject = subject_of(client, client.function("echo", ECHO, monitor_config={"store_payload": True}))
+
+    async with connected(server.data) as trusted:
+        answer = await call(trusted, subject, {"a": 1}, **{"X-Invocation-Type": "Async"})
+
+    invocation = json.loads(answer.data)["invocation_id"]
+    assert answer.headers == {"X-Invocation-Id": invocation}
+    record = client.http.get(f"/compute/invocations/{invocation}?wait=30000").json()["body"]
+    assert (record["status"], record["caller"], record["result"]) == ("ok", "nats", '{"a":1}')
+
+
+async def test_a_key_that_is_sent_again_answers_the_first_outcome(
+    server: ServerProcess, client: Client
+) -> None:
+    source = "let calls = 0; exports.handler = () => { calls += 1; return calls; };"
+    subject = subject_of(client, client.function("counts", source, concurrency={"max_instances": 1}))
+
+    async with connected(server.data) as trusted:
+        first, again = [await call(trusted, subject, {}, **{"Idempotency-Key": "k"}) for _ in range(2)]
+        other = error_of(await call(trusted, subject, {"b": 1}, **{"Idempotency-Key": "k"}))
+        without = await call(trusted, subject, {})
+
+    assert (first.data, again.data, without.data) == (b"1", b"1", b"2")
+    assert first.headers == again.headers
+    assert (other[0], other[1]["code"]) == ("409", "idempotency.conflict")
 
 
 async def test_messages_that_nobody_waits_for_run_nothing(server: ServerProcess, client: Client) -> None:

@@ -23,8 +23,8 @@ from stoker.edge.errors import ErrorAnswers
 from stoker.edge.nats.door import NatsDoor
 from stoker.invocation.invoker import Invoker
 from stoker.model.limits import Limits
-from stoker.testing.catalog import CatalogBench
 from stoker.testing.invocation import FakeExecutor, Recorded, an_outcome
+from stoker.testing.invocation_bench import InvocationBench
 from stoker.testing.worker import Notes
 
 TRUSTED = Credentials("client", "secret")
@@ -112,10 +112,12 @@ class EchoExecutor(FakeExecutor):
 @pytest.fixture
 async def door(bus: Responder) -> NatsDoor:
     """An open door with one function, which answers what it was given."""
-    bench = CatalogBench()
-    await bench.create()
-    invoker = Invoker(bench.catalog, EchoExecutor(), Recorded(), Limits(), clock=lambda: 0.0)
-    door = NatsDoor(bench.fold, invoker, ErrorAnswers(Log()), bus, Log())
+    stored = InvocationBench()
+    catalog = stored.catalog
+    await catalog.create()
+    invoker = Invoker(catalog.catalog, EchoExecutor(), Recorded(), Limits(), clock=lambda: 0.0)
+    errors = ErrorAnswers(Log())
+    door = NatsDoor(catalog.fold, invoker, stored.asynchronous, stored.keyed, errors, bus, Log())
     await door.open()
     return door
 

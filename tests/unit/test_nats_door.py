@@ -17,13 +17,14 @@ from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Counters, Services
 from stoker.edge.subjects import identity_of, listening_subject
 from stoker.invocation.invoker import Invoker
-from stoker.model.errors import FunctionBusy, NoCapacity
+from stoker.model.errors import FunctionBusy, NoCapacity, Unavailable
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure
 from stoker.testing.catalog import CatalogBench
-from stoker.testing.clock import in_fake_time, settled
+from stoker.testing.clock import in_fake_time, passed, settled
 from stoker.testing.functions import a_function
-from stoker.testing.invocation import FakeExecutor, Recorded, an_outcome
+from stoker.testing.invocation import Recorded, an_outcome
+from stoker.testing.invocation_bench import InvocationBench
 from stoker.testing.worker import Notes
 
 SUBJECT = "ms.compute.my-namespace.function.3970185486"
@@ -65,8 +66,9 @@ class Bench:
     """A door in front of an executor that runs nothing."""
 
     def __init__(self, **door: int) -> None:
-        self.catalog = CatalogBench()
-        self.executor = FakeExecutor()
+        self.stored = InvocationBench()
+        self.catalog = self.stored.catalog
+        self.executor = self.stored.executor
         self.recorded = Recorded()
         self.log = Log()
         self.bus = FakeBus()
@@ -74,7 +76,16 @@ class Bench:
             self.catalog.catalog, self.executor, self.recorded, Limits(), clock=lambda: 0.0
         )
         errors = ErrorAnswers(self.log, new_id=lambda: "id")
-        self.door = NatsDoor(self.catalog.fold, self.invoker, errors, self.bus, self.log, **door)
+        self.door = NatsDoor(
+            self.catalog.fold,
+            self.invoker,
+            self.stored.asynchronous,
+            self.stored.keyed,
+            errors,
+            self.bus,
+            self.log,
+            **door,
+        )
 
     def ask(self, **message: Any) -> None:
         self.door.request(Message(**message))
@@ -280,15 +291,13 @@ async def test_a_result_that_it_just_carries_is_answered(bench: Bench, result: b
 @pytest.mark.parametrize(
     ("headers", "told"),
     [
-        ({"X-Invocation-Type": "Async"}, "X-Invocation-Type is RequestResponse over NATS"),
-        ({"x-invocation-type": "Other"}, "X-Invocation-Type is RequestResponse over NATS"),
-        (
-            {"Idempotency-Key": "k"},
-            "Idempotency-Key is not offered over NATS; without it the call may run twice",
-        ),
+        ({"X-Invocation-Type": "Other"}, "X-Invocation-Type 'Other' is no invocation type"),
+        ({"x-invocation-type": ""}, "X-Invocation-Type '' is no invocation type"),
+        ({"Idempotency-Key": " "}, "an Idempotency-Key has 1 to 255 characters"),
+        ({"idempotency-key": "k" * 256}, "an Idempotency-Key has 1 to 255 characters"),
     ],
 )
-async def test_what_is_asked_for_in_vain_answers_400(
+async def test_what_the_headers_ask_for_in_vain_answers_400(
     bench: Bench, headers: dict[str, str], told: str
 ) -> None:
     bench.ask(headers=headers)
@@ -296,6 +305,85 @@ async def test_what_is_asked_for_in_vain_answers_400(
     status, body = bench.error
     assert (status, body["error"]) == ("400", told)
     assert not bench.executor.calls
+
+
+@in_fake_time
+async def test_an_async_call_is_answered_with_its_id_once_it_is_stored_and_then_runs() -> None:
+    bench = await a_bench()
+    bench.stored.store.held = asyncio.Event()
+    bench.ask(data=b"7", headers={"X-Invocation-Type": "Async"})
+    await passed(1)
+    assert not bench.bus.answers
+
+    bench.stored.store.held.set()
+    await settled()
+
+    data, headers = bench.answer
+    invocation_id = headers["X-Invocation-Id"]
+    assert json.loads(data) == {"invocation_id": invocation_id}
+    assert bench.stored.submitted() == [invocation_id]
+    assert (bench.executor.calls[0].payload, bench.executor.calls[0].caller) == (b"7", "nats")
+    await bench.door.drained(wait_ms=1)
+
+
+@in_fake_time
+async def test_an_async_call_that_cannot_be_stored_is_refused() -> None:
+    bench = await a_bench()
+    bench.stored.store.fails_next.append(Unavailable("away", retry_after_s=1))
+
+    bench.ask(headers={"X-Invocation-Type": "Async"})
+    await settled()
+
+    assert (bench.error[0], bench.error[1]["code"]) == ("503", "no_capacity")
+    assert not bench.executor.calls
+
+
+@in_fake_time
+async def test_the_same_key_and_data_answer_the_first_outcome_and_run_nothing() -> None:
+    bench = await a_bench()
+    bench.ask(headers={"Idempotency-Key": "k"})
+    await settled()
+    bench.executor.end(bench.executor.calls[0], an_outcome(b"1"))
+    await settled()
+
+    bench.ask(headers={"Idempotency-Key": "k"})
+    await settled()
+
+    first, second = bench.bus.answers
+    assert first == second
+    assert first[1] == b"1"
+    assert len(bench.executor.calls) == 1
+
+
+@in_fake_time
+async def test_the_same_key_with_other_data_is_a_conflict() -> None:
+    bench = await a_bench()
+    bench.ask(headers={"Idempotency-Key": "k"})
+    await settled()
+    bench.executor.end(bench.executor.calls[0], an_outcome(b"1"))
+    await settled()
+    bench.bus.answers.clear()
+
+    bench.ask(data=b"2", headers={"Idempotency-Key": "k"})
+    await settled()
+
+    assert (bench.error[0], bench.error[1]["code"]) == ("409", "idempotency.conflict")
+
+
+@in_fake_time
+async def test_calls_that_are_being_stored_are_in_flight() -> None:
+    bench = await a_bench(in_flight_max=1)
+    bench.stored.store.held = asyncio.Event()
+    bench.ask(headers={"X-Invocation-Type": "Async"})
+    await passed(1)
+
+    bench.ask()
+
+    assert bench.error[0] == "503"
+    bench.stored.store.held.set()
+    await settled()
+    bench.ask()
+    assert len(bench.executor.calls) == 2
 
 
 async def test_other_headers_are_no_hindrance(bench: Bench) -> None:
@@ -464,13 +552,10 @@ async def test_info_tells_where_a_function_is_called() -> None:
 async def test_stats_tell_what_the_calls_of_one_function_came_to() -> None:
     finder = Finder()
     await finder.open()
-    bench, executor = Bench(), FakeExecutor()
-    invoker = Invoker(finder.catalog.catalog, executor, bench.recorded, Limits(), clock=lambda: 0.0)
-    door = NatsDoor(finder.catalog.fold, invoker, ErrorAnswers(bench.log), FakeBus(), bench.log)
-    for _ in range(2):
-        door.request(Message())
-    executor.calls[0].end(an_outcome(b"1"))
-    executor.calls[1].end(an_outcome(failure=Failure("function.error", "no")))
+    bench = await a_bench()
+    for outcome in (an_outcome(b"1"), an_outcome(failure=Failure("function.error", "no"))):
+        bench.ask()
+        bench.executor.calls[-1].end(outcome)
     for call, outcome in bench.recorded.ends:
         finder.counters.ended(call, outcome)
     (ping,) = await finder.ask("$SRV.PING.my-function")

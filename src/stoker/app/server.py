@@ -53,7 +53,6 @@ from stoker.edge.http.tail import TailRoutes
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Counters, Services
-from stoker.invocation.invoker import Invoker
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
@@ -238,11 +237,11 @@ class Server:
             await http.stop(drain_ms=0)
 
         self._undo.append(stop)
-        await self._open_nats_door(fold, calls.invoker, errors, services)
+        await self._open_nats_door(fold, calls, errors, services)
         return calls
 
     async def _open_nats_door(
-        self, fold: Fold, invoker: Invoker, errors: ErrorAnswers, services: Services
+        self, fold: Fold, calls: Calls, errors: ErrorAnswers, services: Services
     ) -> None:
         assert self._bus is not None
         bus = self._bus
@@ -250,7 +249,9 @@ class Server:
         discovery = Discovery(services, bus, log, started=rfc3339(_now_ms()))
         await discovery.open()
         self._undo.append(discovery.close)
-        door = self._nats_door = NatsDoor(fold, invoker, errors, bus, log)
+        door = self._nats_door = NatsDoor(
+            fold, calls.invoker, calls.asynchronous, calls.keyed, errors, bus, log
+        )
         await door.open()
 
     def _listen(self) -> socket.socket:

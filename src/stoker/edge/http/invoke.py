@@ -18,6 +18,7 @@ from stoker.edge.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.http.access import Access, require
 from stoker.edge.http.api import asks_for_strict, unknown_key
 from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
+from stoker.edge.idempotency import key_request
 from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
 from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
@@ -79,9 +80,6 @@ def _unreadable(body: bytes | bytearray, error: Exception) -> InvalidRequest:
     return InvalidRequest("the body is a JSON object with payload and invocation_type", field="")
 
 
-KEY_CHARS_MAX = 255
-
-
 def version_of(query: bytes, body: bytes | bytearray) -> int | None:
     """Return the version that a query asks for; refuses unknown keys of the body where it says `strict`."""
     asked = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
@@ -106,10 +104,7 @@ def key_of(request: Request) -> KeyRequest | None:
     given = request.idempotency_key
     if given is None:
         return None
-    key = given.decode("latin-1").strip()
-    if not 1 <= len(key) <= KEY_CHARS_MAX:
-        raise InvalidRequest(f"an Idempotency-Key has 1 to {KEY_CHARS_MAX} characters")
-    return KeyRequest(key, request.query + b"\n" + request.body)
+    return key_request(given.decode("latin-1"), request.query + b"\n" + request.body)
 
 
 class InvokeRoute:

@@ -2,22 +2,27 @@
 
 Reads the message and writes the reply; who may connect is the business of NATS, and may call every
 function. Does not know instances nor connections. From the request to the reply there is no task and no
-await.
+await, but for what is stored before it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 import orjson
 
-from stoker.catalog.fold import Fold
+from stoker.catalog.fold import Entry, Fold
 from stoker.catalog.tokens import Principal
 from stoker.edge.errors import ErrorAnswers, failure_body, status_of
+from stoker.edge.idempotency import key_request
 from stoker.edge.nats.bus import Bus, Incoming, Log, may_be_answered
 from stoker.edge.subjects import LISTENING, QUEUE_GROUP, identity_of
+from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
+from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
+from stoker.invocation.keyed import KeyedCalls
 from stoker.model.call import Call, text_of
 from stoker.model.errors import InvalidRequest, NoCapacity, NotFound, PlatformError, StokerError
 from stoker.model.limits import MIB
@@ -45,6 +50,8 @@ class NatsDoor:
         self,
         fold: Fold,
         invoker: Invoker,
+        asynchronous: AsyncCalls,
+        keyed: KeyedCalls,
         errors: ErrorAnswers,
         bus: Bus,
         log: Log,
@@ -54,6 +61,8 @@ class NatsDoor:
     ) -> None:
         self._fold = fold
         self._invoker = invoker
+        self._asynchronous = asynchronous
+        self._keyed = keyed
         self._errors = errors
         self._bus = bus
         self._log = log
@@ -63,6 +72,7 @@ class NatsDoor:
         self._held_bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Begin to listen."""
@@ -85,25 +95,47 @@ class NatsDoor:
                 raise NoCapacity("the server is stopping", retry_after_s=1)
             if self._is_full(held_bytes):
                 raise NoCapacity("too many calls over NATS are in flight", retry_after_s=1)
-            if request.headers:
-                _check_headers(request)
             identity = identity_of(request.subject)
             entry = self._fold.functions.get(identity)
             if entry is None:
                 raise NotFound("no such function")
+            stored = _stored_kind(request) if request.headers else None
         except Exception as error:
-            self._refuse(request.reply, error)
+            self.refuse(request.reply, error)
             return
         turn = _Turn(self, request.reply, held_bytes)
         self._in_flight += 1
         self._held_bytes += held_bytes
         self._idle.clear()
+        principal = Principal(identity[0], CALLER, SCOPES)
+        payload = request.data or b"null"
+        if stored is not None:
+            self._begin_stored(turn, stored, principal, entry, payload)
+            return
         try:
-            principal = Principal(identity[0], CALLER, SCOPES)
-            self._invoker.invoke(principal, entry, request.data or b"null", turn.ended)
+            self._invoker.invoke(principal, entry, payload, turn.ended)
         except Exception as error:
-            if turn.leave():
-                self._refuse(request.reply, error)
+            turn.refuse(error)
+
+    def _begin_stored(
+        self, turn: _Turn, stored: _Stored, principal: Principal, entry: Entry, payload: bytes
+    ) -> None:
+        """Begin what is stored before it is answered."""
+
+        async def run() -> None:
+            key = stored.key
+            try:
+                if stored.asynchronous or key is None:
+                    accepted = await self._asynchronous.invoke(principal, entry, payload, key=key)
+                    turn.accepted(accepted)
+                else:
+                    turn.answer(*await self._keyed.invoke(principal, entry, payload, key))
+            except Exception as error:
+                turn.refuse(error)
+
+        task = asyncio.get_running_loop().create_task(run(), name="a stored call over NATS")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _is_full(self, more_bytes: int) -> bool:
         if not self._in_flight:
@@ -117,11 +149,10 @@ class NatsDoor:
         if not self._in_flight:
             self._idle.set()
 
-    def answer(self, reply: str, call: Call, outcome: Outcome | StokerError) -> None:
+    def answer(self, reply: str, invocation_id: str, outcome: Outcome | StokerError) -> None:
         """Answer with how a call ended."""
-        invocation_id = text_of(call.id)
         if not isinstance(outcome, Outcome):
-            self._refuse(reply, outcome, invocation_id)
+            self.refuse(reply, outcome, invocation_id)
             return
         failure, result = outcome.failure, outcome.result
         if failure is None and result is not None:
@@ -131,7 +162,7 @@ class NatsDoor:
                 return
         if failure is None:
             error = PlatformError("the call has ended without a result and without a failure")
-            self._refuse(reply, error, invocation_id)
+            self.refuse(reply, error, invocation_id)
             return
         body = failure_body(failure, invocation_id)
         self._bus.answer(reply, body, _error_headers(status_of(failure.code), body, invocation_id))
@@ -147,14 +178,20 @@ class NatsDoor:
             return Failure("function.result_invalid", "the result is not UTF-8")
         return None
 
-    def _refuse(self, reply: str, error: Exception, invocation_id: str | None = None) -> None:
+    def accepted(self, reply: str, invocation_id: str) -> None:
+        """Answer that a call is stored, and will run."""
+        body = orjson.dumps({"invocation_id": invocation_id})
+        self._bus.answer(reply, body, {ID_HEADER: invocation_id})
+
+    def refuse(self, reply: str, error: Exception, invocation_id: str | None = None) -> None:
+        """Answer that a call did not run."""
         refusal = self._errors.answer(error)
         headers = _error_headers(refusal.status, refusal.body, invocation_id)
         self._bus.answer(reply, refusal.body, headers)
 
 
 class _Turn:
-    """One call in flight, from its admission to its one answer."""
+    """One request in flight, from its admission to its one answer."""
 
     __slots__ = ("_door", "_held_bytes", "_reply")
 
@@ -165,33 +202,57 @@ class _Turn:
 
     def ended(self, call: Call, outcome: Outcome | StokerError) -> None:
         """Called by the invoker, once."""
-        door = self._door
-        if door is not None and self.leave():
-            door.answer(self._reply, call, outcome)
+        self.answer(text_of(call.id), outcome)
 
-    def leave(self) -> bool:
-        """Be in flight no more; False if that was so before."""
+    def answer(self, invocation_id: str, outcome: Outcome | StokerError) -> None:
+        """Answer with how the call ended."""
+        door = self._leave()
+        if door is not None:
+            door.answer(self._reply, invocation_id, outcome)
+
+    def accepted(self, invocation_id: str) -> None:
+        """Answer that the call is stored."""
+        door = self._leave()
+        if door is not None:
+            door.accepted(self._reply, invocation_id)
+
+    def refuse(self, error: Exception) -> None:
+        """Answer that the call did not run, unless it has been answered."""
+        door = self._leave()
+        if door is not None:
+            door.refuse(self._reply, error)
+
+    def _leave(self) -> NatsDoor | None:
+        """Be in flight no more; the door if it was so far."""
         door, self._door = self._door, None
-        if door is None:
-            return False
-        door.left(self._held_bytes)
-        return True
+        if door is not None:
+            door.left(self._held_bytes)
+        return door
 
 
-def _check_headers(request: Incoming) -> None:
-    """Refuse what is asked for in vain."""
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A call that is stored before it runs: an Async one, or one with a key."""
+
+    asynchronous: bool
+    key: KeyRequest | None
+
+
+def _stored_kind(request: Incoming) -> _Stored | None:
+    """Return how a request's headers want it stored; None if they do not. Raises InvalidRequest."""
+    asynchronous, key = False, None
     for name, value in (request.headers or {}).items():
         match name.lower():
-            case "x-invocation-type" if value != "RequestResponse":
-                raise InvalidRequest(
-                    "X-Invocation-Type is RequestResponse over NATS",
-                    hint="Async invocations are accepted over HTTP",
-                )
+            case "x-invocation-type":
+                if value not in (REQUEST_RESPONSE, ASYNC):
+                    raise InvalidRequest(
+                        f"X-Invocation-Type {value[:40]!r} is no invocation type",
+                        hint=f"{REQUEST_RESPONSE} or {ASYNC}",
+                    )
+                asynchronous = value == ASYNC
             case "idempotency-key":
-                raise InvalidRequest(
-                    "Idempotency-Key is not offered over NATS; without it the call may run twice",
-                    hint="send the request without the header, or over HTTP",
-                )
+                key = key_request(value, request.data)
+    return _Stored(asynchronous, key) if asynchronous or key is not None else None
 
 
 def _error_headers(status: int, body: bytes, invocation_id: str | None) -> dict[str, str]:
