@@ -198,7 +198,7 @@ names = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
 targets = st.lists(st.sampled_from(["a", "b", "c", "..", "."]), min_size=1, max_size=6).map("/".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(names, targets, min_size=1, max_size=6), st.sets(names, max_size=4))
 def test_whatever_links_are_kept_the_kernel_finds_none_that_leaves_the_root(
     links: dict[str, str], files: set[str]

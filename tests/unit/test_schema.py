@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.catalog.schema import Validator, Violation, compile_schema
@@ -305,7 +305,6 @@ schemas = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(schemas, json_values)
 def test_a_violation_points_at_a_place_of_the_value_and_says_more_than_that_it_is_one(
     schema: Any, value: Any
