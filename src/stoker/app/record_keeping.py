@@ -48,7 +48,14 @@ class RecordKeeping:
             jetstream, guard, stream="INVOCATIONS", subjects=(SUBJECTS,), replicas=jetstream.replicas
         )
         self.view = View(data / "view.sqlite3", guard.store_id, now_ms=now_ms, notes=log)
-        self.feeder = Feeder(self.ledger, self.view, log, on_position=self._searchable, on_found=self._found)
+        self.feeder = Feeder(
+            self.ledger,
+            self.view,
+            log,
+            busy=lambda: self.recorder.busy,
+            on_position=self._searchable,
+            on_found=self._found,
+        )
         self.recorder = Recorder(
             self.ledger, self.feeder, limits, log, now_ms=now_ms, require_room=jetstream.require_room
         )

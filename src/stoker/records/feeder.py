@@ -19,6 +19,10 @@ from stoker.records.view import Stored, View, ViewDamaged
 
 GATHER_MS = 20
 """Between two transactions of the view, unless somebody waits for it."""
+BUSY_REST = 9
+"""While calls keep the server busy the view is brought on for a tenth of the time, and catches up after."""
+LIST_WAIT_S = 2.0
+"""How long a list waits for what has ended just now; it is without the latest of a busy server else."""
 GAP_MS = 500
 """A sequence that nobody has told of for so long is read from the stream."""
 WINDOW = 256
@@ -49,12 +53,14 @@ class Feeder:
         view: View,
         notes: Notes,
         *,
+        busy: Callable[[], bool],
         on_position: Callable[[int], None],
         on_found: Callable[[Event], None],
     ) -> None:
         self._ledger = ledger
         self._view = view
         self._notes = notes
+        self._busy = busy
         self._on_position = on_position
         self._on_found = on_found
         self._arrived: dict[int, Write] = {}
@@ -63,6 +69,7 @@ class Feeder:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
+        self._waiting = 0
         self._task: asyncio.Task[None] | None = None
         self._target = 0
         self.ready = asyncio.Event()
@@ -107,15 +114,24 @@ class Feeder:
         self._highest = max(self._highest, sequence + len(writes) - 1)
         self._wake.set()
 
-    async def caught_up(self) -> None:
-        """Return once all that is acknowledged by now can be searched."""
-        await self._until(self._highest)
+    async def caught_up(self) -> bool:
+        """Return True once all that is acknowledged by now can be searched; False if that takes too long."""
+        try:
+            async with asyncio.timeout(LIST_WAIT_S):
+                await self._until(self._highest)
+        except TimeoutError:
+            return False
+        return True
 
     async def _until(self, sequence: int) -> None:
-        while self._view.position < sequence:
-            self._moved.clear()
-            self._hurry.set()
-            await self._moved.wait()
+        self._waiting += 1
+        try:
+            while self._view.position < sequence:
+                self._moved.clear()
+                self._hurry.set()
+                await self._moved.wait()
+        finally:
+            self._waiting -= 1
 
     async def _run(self) -> None:
         while True:
@@ -126,9 +142,7 @@ class Feeder:
                     await self._wake.wait()
                     self._wake.clear()
                     await self._bring()
-                    if not self._hurry.is_set():
-                        await _first(self._hurry, GATHER_MS / 1000)
-                    self._hurry.clear()
+                    await self._rest(GATHER_MS / 1000)
             except ViewDamaged as error:
                 self.ready.clear()
                 self._notes.warning("view_damaged", reason=str(error))
@@ -156,9 +170,12 @@ class Feeder:
         while self._view.position < self._highest:
             batch = self._contiguous()
             if batch:
+                began = loop.time()
                 await self._view.ingest(batch)
                 self._progressed()
                 missing_since = None
+                if self._busy():
+                    await self._rest(BUSY_REST * (loop.time() - began))
                 continue
             missing_since = missing_since or loop.time()
             full = self._held_bytes >= HELD_BYTES_MAX or not self._arrived
@@ -168,6 +185,12 @@ class Feeder:
                 continue
             following = min(self._arrived) - 1 if self._arrived else self._highest
             await self._read(min(self._view.position + WINDOW, following), tell=True)
+
+    async def _rest(self, seconds: float) -> None:
+        """Let others go first, unless somebody waits for the view."""
+        await _first(self._hurry, seconds)
+        if not self._waiting:
+            self._hurry.clear()
 
     def _contiguous(self) -> list[Stored]:
         batch: list[Stored] = []

@@ -25,6 +25,10 @@ from stoker.records.formats import Pack
 from stoker.records.states import ended_writes
 
 FLUSH_MS = 50
+BUSY_COUNT = 250
+"""Calls that end within `FLUSH_MS` of a server that is busy: some 5,000 a second."""
+BUSY_S = 0.25
+"""For so long after a flush like that."""
 PACK_COUNT_MAX = 200
 PACK_BYTES_MAX = 512 * KIB
 """A pack is read whole to look up one record of it."""
@@ -82,6 +86,8 @@ class Recorder:
         self._stored: deque[tuple[int, list[bytes], int]] = deque()
         """Of those the ones that are stored: the sequence of their message, their ids, and their bytes."""
         self._stored_bytes = 0
+        self._flushed_count = 0
+        self._flushed_at = 0.0
         self.refusal: StokerError | None = None
         """Why nothing new may begin, as it could not be recorded: the disk is full."""
         self._looking: asyncio.TimerHandle | None = None
@@ -128,6 +134,12 @@ class Recorder:
         for call_id in call_ids:
             self._recent.pop(call_id, None)
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls end so fast that what nobody waits for had better be done later."""
+        since_s = asyncio.get_running_loop().time() - self._flushed_at
+        return self._flushed_count >= BUSY_COUNT and since_s < BUSY_S
+
     # -- storing ---------------------------------------------------------------------------------
 
     async def flush(self) -> None:
@@ -169,6 +181,8 @@ class Recorder:
         if self._looking is None:
             self._look_for_room()
         if self._task is None and self._waiting:
+            self._flushed_count = len(self._waiting)
+            self._flushed_at = asyncio.get_running_loop().time()
             self._task = asyncio.get_running_loop().create_task(self._store(), name="store records")
             self._task.add_done_callback(self._flushed)
 

@@ -76,8 +76,7 @@ class Records:
             return await self._scan(account, invocation_id, call_id)
         place = await self._view.find(account, invocation_id)
         if place is None and self._feeder.behind:
-            await self._feeder.caught_up()
-            place = await self._view.find(account, invocation_id)
+            return await self._scan(account, invocation_id, call_id)
         if place is None:
             raise NotFound("no such invocation")
         return await self._at(account, place)
