@@ -53,8 +53,8 @@ class Message:
 class Connection:
     """A client that reconnects for ever. Open it once, close it once.
 
-    `servers` are NATS URLS. `server` is the embedded one if it is ours: then it tells why it is away.
-    `name` is for who lists the connections of a server.
+    `servers` are NATS URLS. `server` is the embedded one if it is ours: then it tells why it is away. By
+    `name` an operator knows it.
     """
 
     def __init__(
@@ -229,8 +229,7 @@ class Connection:
     ) -> None:
         """Have every message of `subject` given to `on_message` for the connection's whole life.
 
-        Of all that serve it under the same `queue` one gets a message. What comes in faster than it is
-        taken is dropped past `SERVED_WAITING_MAX`, `SERVED_BYTES_MAX`.
+        Of all that serve it under one `queue` one gets it. What waits past `SERVED_*_MAX` is dropped.
         """
 
         def subscribe(client: Client) -> Awaitable[object]:
