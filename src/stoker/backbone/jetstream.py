@@ -43,6 +43,7 @@ class Code(IntEnum):
     DELETE_FAILED = 10057
     STREAM_NOT_FOUND = 10059
     STORE_FAILED = 10077
+    SUBJECT_IN_PROCESS = 10164
     BATCH_INCOMPLETE = 10176
     BATCH_HAS_DUPLICATE = 10201
 
@@ -53,8 +54,10 @@ _LATER = {
     Code.NOT_ENABLED,
     Code.NOT_ENABLED_FOR_ACCOUNT,
     Code.BATCH_INCOMPLETE,
+    Code.SUBJECT_IN_PROCESS,
 }
-"""A server that starts, or has no leader, or has forgotten the first part of a batch: try again."""
+"""A server that starts, or has no leader, or has forgotten the first part of a batch, or a cluster that has
+not agreed yet on what was written to the subject before: try again."""
 _FULL = {Code.INSUFFICIENT_RESOURCES, Code.MEMORY_EXCEEDED, Code.STORAGE_EXCEEDED}
 
 

@@ -193,7 +193,8 @@ async def nothing_is_where_nothing_was_written(ledger: Book) -> None:
     assert await ledger.at(1) is None
     assert await ledger.last(X) is None
     assert await ledger.since(0) == 0
-    assert await ledger.read(lambda event: pytest.fail("there is none"), after=0) == 0
+    assert await _read(ledger) == []
+    assert await ledger.read(lambda event: None, after=0) == 0
 
 
 async def a_group_is_stored_without_a_gap_and_its_first_sequence_told(ledger: Book) -> None:
@@ -328,7 +329,8 @@ async def what_was_erased_is_a_gap(ledger: Book) -> None:
     ]
     assert await ledger.last(f"{X}6") is None
     assert await ledger.read(lambda event: None, after=5) == 6
-    assert await ledger.read(lambda event: pytest.fail("erased"), after=2, until=4) == 4
+    assert await _read(ledger, after=2, until=4) == []
+    assert await ledger.read(lambda event: None, after=2, until=4) == 4
 
 
 async def erasing_what_is_gone_or_never_was_is_harmless(ledger: Book) -> None:
