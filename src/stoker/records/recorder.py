@@ -255,9 +255,12 @@ def _groups(batch: Sequence[Ended]) -> list[tuple[list[Write], list[bytes]]]:
     packs: dict[tuple[str, int], tuple[list[Record], list[bytes]]] = {}
     groups: list[tuple[list[Write], list[bytes]]] = []
     latest_ms = batch[-1][2]
+    function, keeping = None, Keeping(0, False)
     for call, outcome, ended_ms in batch:
+        if call.function is not function:
+            function = call.function
+            keeping = Keeping.of(function.monitor_config)
         account = call.function.account
-        keeping = Keeping.of(call.function.monitor_config)
         record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
         if keeping.store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
             groups.append((ended_writes(account, record, expires_ms=ended_ms + keeping.ttl_ms), [call.id]))
