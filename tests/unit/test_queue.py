@@ -67,6 +67,25 @@ async def test_while_it_runs_it_is_told_as_running_until_its_end_is_stored() -> 
 
 
 @in_fake_time
+async def test_who_waits_for_its_end_is_told_of_it_once_it_is_stored() -> None:
+    bench = InvocationBench()
+    function = await bench.catalog.create(retry=RETRY)
+    one = await bench.accept(function)
+    waiting = asyncio.ensure_future(bench.live.wait(ACCOUNT, one, 60_000))
+
+    bench.end(one, a_failure())
+    await passed(1)
+    assert not waiting.done(), "an attempt that is made again is no end"
+    bench.store.held = asyncio.Event()
+    bench.end(one, an_outcome(b"1"))
+    await passed(1)
+    assert not waiting.done()
+    bench.store.held.set()
+
+    assert await waiting == bench.ended(one)
+
+
+@in_fake_time
 async def test_a_result_that_does_not_fit_its_schema_ends_it_without_another_attempt() -> None:
     bench = InvocationBench()
     function = await bench.catalog.create(schema={"output": {"type": "object"}}, retry=RETRY)
