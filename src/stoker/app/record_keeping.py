@@ -72,7 +72,12 @@ class RecordKeeping:
         self.on_found: Callable[[Accepted], None] = lambda _accepted: None
         """Told of an invocation that was accepted although its acceptance could not be told."""
         self._sweeper = Sweeper(
-            self.ledger, self.view, self.feeder.ready, log, bytes_max=limits.record_bytes_max
+            self.ledger,
+            self.view,
+            self.feeder.ready,
+            log,
+            busy=lambda: self.recorder.busy or self.feeder.behind,
+            bytes_max=limits.record_bytes_max,
         )
         self._sweeping: asyncio.Task[None] | None = None
         self._tellings: set[asyncio.Task[None]] = set()

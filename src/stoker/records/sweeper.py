@@ -6,6 +6,7 @@ Does not know what messages mean: the view says which are due.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from stoker.backbone.ledger import Ledger
@@ -14,6 +15,8 @@ from stoker.records.view import View, ViewDamaged
 
 SWEEP_S = 0.5
 ERASED_AT_ONCE = 64
+REST, BUSY_REST = 1, 9
+"""How long it rests after some work, in times of that work: the store does nothing else meanwhile."""
 
 
 class Notes(Protocol):
@@ -26,24 +29,35 @@ class Sweeper:
     """One for a server; works behind everything else."""
 
     def __init__(
-        self, ledger: Ledger, view: View, ready: asyncio.Event, notes: Notes, *, bytes_max: int
+        self,
+        ledger: Ledger,
+        view: View,
+        ready: asyncio.Event,
+        notes: Notes,
+        *,
+        busy: Callable[[], bool],
+        bytes_max: int,
     ) -> None:
         self._ledger = ledger
         self._view = view
         self._ready = ready
         self._notes = notes
+        self._busy = busy
         self._bytes_max = bytes_max
 
     async def run(self) -> None:
         """Sweep until cancelled. A store that is away is asked again later."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._ready.wait()
+            began = loop.time()
             try:
                 more = await self.sweep()
             except (StokerError, ViewDamaged) as error:
                 self._notes.warning("sweep_waits", reason=str(error))
                 more = False
-            await asyncio.sleep(0 if more else SWEEP_S)
+            rest_s = (BUSY_REST if self._busy() else REST) * (loop.time() - began)
+            await asyncio.sleep(rest_s if more else SWEEP_S)
 
     async def sweep(self) -> bool:
         """Erase some of what is due; tell whether there may be more."""
