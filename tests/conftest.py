@@ -14,6 +14,13 @@ settings.register_profile("stoker", deadline=None, suppress_health_check=[Health
 settings.load_profile("stoker")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `tests/faults` asks for."""
+    group = parser.getgroup("faults")
+    group.addoption("--long", action="store_true", help="let every fault strike again and again")
+    group.addoption("--seed", type=int, default=4, help="what decides when faults strike")
+
+
 @pytest.fixture(scope="session")
 def require_tool() -> Callable[[str], str]:
     """Return a function from a tool's name to its path. Without it the test skips; in CI it fails."""
