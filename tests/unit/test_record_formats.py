@@ -141,6 +141,9 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
         KeyState(invocation_id=C, ended=True, result_pieces=3, **SYNC_KEY),
         KeyState(invocation_id=C, gone=True, **SYNC_KEY),
     ]
+    cut = read(12)
+    assert isinstance(cut, Pack)
+    assert [(one.log_bytes, one.log_cut_bytes) for one in cut.records] == [(300000, 37856)]
 
 
 ANY_KEY: dict[str, Any] = {"format": 1, "body_digest": "cd" * 32}

@@ -112,11 +112,13 @@ class Calls:
         """Accept nothing more, and return when what has begun has ended, after so long at most."""
         self.invoker.closed = True
         self.acceptance.closed = True
+        self.live.stop()
         try:
             async with asyncio.timeout(wait_ms / 1000):
                 await self.queue.drain()
         except TimeoutError:
             get_logger("stoker.invocation").warning("left_to_the_next_start", count=self.queue.depth)
+        self.live.stop()  # once more: some were to be tried again
 
     async def close(self) -> None:
         """Begin nothing more; what has not ended stays stored as it is."""

@@ -5,6 +5,7 @@ Joins what is live with what is recorded. Does not know who may see what.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,9 @@ from stoker.records.records import Records
 from stoker.records.view import Filter
 
 PAGE = 500
+LOOK_S = 0.1
+"""Between two looks at one that is stored and that nobody has in hand: a start will take it up."""
+NOT_ENDED = (QUEUED, RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,25 @@ class History:
 
     async def find(self, account: str, invocation_id: str) -> Record:
         """Return what is known of an invocation. Raises NotFound, Unavailable."""
-        invocation_id = invocation_id.lower()
         one = self._live.find(account, invocation_id)
         return one.record() if one is not None else await self._records.find(account, invocation_id)
 
     async def wait(self, account: str, invocation_id: str, wait_ms: int) -> Record:
-        """Return it as soon as it has ended, or as it is after so long. Raises as `find`."""
-        record = await self._live.wait(account, invocation_id.lower(), wait_ms)
-        return record if record is not None else await self._records.find(account, invocation_id.lower())
+        """Return it as soon as it has ended, or as it is after so long or when a server stops.
+
+        Raises as `find`.
+        """
+        now = asyncio.get_running_loop().time
+        until = now() + wait_ms / 1000
+        while True:
+            left_s = max(0.0, until - now())
+            record = await self._live.wait(account, invocation_id, int(left_s * 1000))
+            if record is not None and (record.ended or self._live.find(account, invocation_id)):
+                return record
+            record = await self.find(account, invocation_id)
+            if record.ended or until <= now():
+                return record
+            await asyncio.sleep(min(LOOK_S, until - now()))
 
     async def page(self, account: str, wanted: Filter, *, limit: int, before: str | None = None) -> Listed:
         """Return up to `limit` records of a list. Raises NoCapacity while the list is being built anew."""
@@ -73,27 +88,25 @@ class History:
 
     async def count(self, account: str, wanted: Filter) -> int:
         """Return how many records a whole list has."""
-        running = len(self._running(account, wanted))
-        if wanted.statuses == (RUNNING,):
-            return running
-        counted = await self._records.count(account, _as_stored(wanted))
-        if not wanted.statuses or (QUEUED in wanted.statuses and RUNNING in wanted.statuses):
-            return counted
-        if QUEUED in wanted.statuses:
-            return counted - running
-        if RUNNING in wanted.statuses:
-            queued = await self._records.count(account, replace(wanted, statuses=(QUEUED,)))
-            return counted - queued + running
-        return counted
+        asked = set(NOT_ENDED).intersection(wanted.statuses)
+        if len(asked) != 1:
+            return await self._records.count(account, wanted)
+        # Which of those that have not ended run is known here alone.
+        ended = tuple(status for status in wanted.statuses if status not in NOT_ENDED)
+        counted = await self._records.count(account, replace(wanted, statuses=ended)) if ended else 0
+        if RUNNING in asked:
+            return counted + len(self._running(account, wanted))
+        both = await self._records.count(account, replace(wanted, statuses=NOT_ENDED))
+        return counted + max(0, both - len(self._running(account, wanted)))
 
     def _now(self, account: str, record: Record) -> Record:
         one = None if record.ended else self._live.find(account, record.invocation_id)
         return record if one is None else one.record()
 
     def _running(self, account: str, wanted: Filter) -> list[Record]:
-        found = [one.record() for one in self._live if one.accepted.account == account]
+        found = [one.record() for one in self._live if one.runs and one.accepted.account == account]
         return sorted(
-            (record for record in found if record.status == RUNNING and _fits(record, wanted)),
+            (record for record in found if _fits(record, wanted)),
             key=lambda record: record.invocation_id,
             reverse=True,
         )
@@ -108,10 +121,10 @@ class History:
 
 
 def _as_stored(wanted: Filter) -> Filter:
-    """Return the filter for what is stored, where one that runs is still a queued one."""
-    if RUNNING in wanted.statuses and QUEUED not in wanted.statuses:
-        return replace(wanted, statuses=(*wanted.statuses, QUEUED))
-    return wanted
+    """Return the filter for what is stored, where one that runs may be a queued one, and the other way."""
+    if set(NOT_ENDED).isdisjoint(wanted.statuses):
+        return wanted
+    return replace(wanted, statuses=tuple(dict.fromkeys((*wanted.statuses, *NOT_ENDED))))
 
 
 def _fits(record: Record, wanted: Filter) -> bool:

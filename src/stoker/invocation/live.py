@@ -77,6 +77,11 @@ class Live:
         """Attempts that have ended, as they are stored."""
         return self.accepted.record.attempts
 
+    @property
+    def runs(self) -> bool:
+        """Whether an attempt has begun, and it is not stored yet what became of it."""
+        return self.call is not None and self.started_ms is not None
+
     def record(self) -> Record:
         """Return what there is to tell of it just now."""
         stored = self.accepted.record
@@ -97,6 +102,7 @@ class LiveInvocations:
 
     def __init__(self) -> None:
         self._live: dict[tuple[str, str], Live] = {}
+        self._stops = False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -115,14 +121,21 @@ class LiveInvocations:
     def ended(self, live: Live, record: Record) -> None:
         """Let one go: its end is stored, and told to all who wait for it."""
         self._live.pop((live.accepted.account, live.accepted.record.invocation_id), None)
-        waiters, live.waiters = live.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(record)
+        _tell(live, record)
 
     def forget(self, live: Live) -> None:
         """Let one go whose end is somebody else's: who waits is told what is known."""
         self.ended(live, live.record())
+
+    def stop(self) -> None:
+        """Note that nothing more begins: who waits for one that does not run is told what is known of it."""
+        self._stops = True
+        for live in self:
+            self._tell_of_idle(live)
+
+    def _tell_of_idle(self, live: Live) -> None:
+        if self._stops and live.stage in (Stage.READY, Stage.WAITING):
+            _tell(live, live.record())
 
     async def wait(self, account: str, invocation_id: str, wait_ms: int) -> Record | None:
         """Return a record as soon as it has ended, or as it is after so long; None if it is not live."""
@@ -131,6 +144,7 @@ class LiveInvocations:
             return None
         waiter: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         live.waiters.append(waiter)
+        self._tell_of_idle(live)
         try:
             async with asyncio.timeout(wait_ms / 1000):
                 return await waiter
@@ -139,3 +153,10 @@ class LiveInvocations:
         finally:
             if waiter in live.waiters:
                 live.waiters.remove(waiter)
+
+
+def _tell(live: Live, record: Record) -> None:
+    waiters, live.waiters = live.waiters, []
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(record)

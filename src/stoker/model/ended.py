@@ -41,6 +41,7 @@ def ended_record(
         error=None if failure is None else error_of(failure),
         log=outcome.log.decode(errors="replace") if outcome.log else "",
         log_bytes=outcome.log_bytes,
+        log_cut_bytes=outcome.log_bytes - len(outcome.log),
         payload=call.payload.decode(errors="replace") if kept else None,
         result=None if result is None else result.decode(errors="replace"),
     )

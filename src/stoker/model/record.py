@@ -61,6 +61,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     log: str = ""
     log_bytes: int = 0
     """What it printed in all, also what was cut."""
+    log_cut_bytes: int = 0
+    """What of it is not in `log`."""
     payload: str | None = None
     """JSON text, with `store_payload`."""
     result: str | None = None

@@ -26,9 +26,11 @@ from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.invoke import accepted_body
 from stoker.edge.http.listing import limit_of, page_of
+from stoker.edge.http.presence import while_present
 from stoker.edge.http.record_body import (
     id_cursor,
     id_of_cursor,
+    invocation_of,
     log_text,
     record_answer,
     statuses_of,
@@ -40,9 +42,9 @@ from stoker.invocation.invoker import Invoker
 from stoker.invocation.live import LiveInvocations
 from stoker.invocation.queue import Queue
 from stoker.invocation.replay import replayed
-from stoker.model.errors import AlreadyEnded, InvalidRequest, NotFound
+from stoker.model.errors import AlreadyEnded, InvalidRequest, NoCapacity, NotFound
 from stoker.model.limits import Limits
-from stoker.model.outcome import Outcome
+from stoker.model.outcome import EndReason, Outcome
 from stoker.model.record import Record
 from stoker.model.subjects import service_of_subject
 from stoker.records.records import Records
@@ -113,18 +115,19 @@ class InvocationRoutes:
     async def get(self, request: Request) -> Response:
         """`GET` of one record; with `?wait=MS` as soon as it has ended."""
         principal = self._access.principal(request)
-        wait_ms = self._wait_ms(request)
-        invocation_id = request.path_params["invocation"]
+        invocation_id = invocation_of(request)
         record = await self._history.find(principal.account, invocation_id)
         _require_reader(principal, record)
+        wait_ms = self._wait_ms(request)
         if wait_ms and not record.ended:
-            record = await self._history.wait(principal.account, invocation_id, wait_ms)
+            waiting = self._history.wait(principal.account, invocation_id, wait_ms)
+            record = await while_present(request, waiting)
         return answer({"body": record_answer(record)})
 
     async def get_log(self, request: Request) -> Response:
         """`GET .../log`: what the call printed, as text."""
         principal = self._access.principal(request)
-        record = await self._history.find(principal.account, request.path_params["invocation"])
+        record = await self._history.find(principal.account, invocation_of(request))
         require(principal, "records:read")
         headers = {"X-Content-Type-Options": "nosniff"}
         return Response(log_text(record), headers=headers, media_type="text/plain; charset=utf-8")
@@ -184,35 +187,43 @@ class InvocationRoutes:
     # -- doing something about it ----------------------------------------------------------------
 
     async def cancel(self, request: Request) -> Response:
-        """`POST .../cancel`: 200 once it has ended."""
+        """`POST .../cancel`: 200 once it has ended so, 409 if another end came first."""
         principal = self._access.principal(request)
-        record = await self._history.find(principal.account, request.path_params["invocation"])
+        invocation_id = invocation_of(request)
+        record = await self._history.find(principal.account, invocation_id)
         require(principal, "functions:invoke")
-        one = self._calls.live.find(principal.account, record.invocation_id)
-        if one is None:
+        one = self._calls.live.find(principal.account, invocation_id)
+        if one is not None:
+            await self._calls.queue.cancel(one)
+            try:
+                record = await self._history.find(principal.account, invocation_id)
+            except NotFound:  # its function keeps no records
+                return success()
+        if not record.ended:
+            raise NoCapacity("the invocation is being taken up after a start", retry_after_s=1)
+        if one is None or record.status != EndReason.CANCELLED.value:
             raise AlreadyEnded(f"the invocation has ended already, as {record.status}")
-        await self._calls.queue.cancel(one)
         return success()
 
     async def replay(self, request: Request) -> Response:
         """`POST .../replay`: the same payload once more, at the function as it is now or a version of it."""
         principal = self._access.principal(request)
-        record = await self._history.find(principal.account, request.path_params["invocation"])
+        record = await self._history.find(principal.account, invocation_of(request))
+        entry = self._entry_of(principal.account, record)
         require(principal, "functions:invoke")
         body, _ = api.read_body(await read_whole(request) or b"{}", ReplayBody, strict=is_strict(request))
         if not record.ended:
             raise InvalidRequest("the invocation has not ended yet", hint="GET it with ?wait=60000 first")
-        entry = self._entry_of(principal.account, record)
+        if self._calls.invoker.closed:
+            raise NoCapacity("the server is stopping", retry_after_s=1)
         if record.payload is None:
             record = await self._with_dead_payload(principal.account, record)
         if record.invocation_type == ASYNC:
             return _accepted(
                 await self._calls.asynchronous.replay(principal, entry, record, version=body.version)
             )
-        invocation_id, outcome = await replayed(
-            self._calls.invoker, principal, entry, record, version=body.version
-        )
-        return _outcome_answer(invocation_id, outcome)
+        running = replayed(self._calls.invoker, principal, entry, record, version=body.version)
+        return _outcome_answer(*await while_present(request, running))
 
     def _entry_of(self, account: str, record: Record) -> Entry:
         place = service_of_subject(record.function)
@@ -247,10 +258,7 @@ class InvocationRoutes:
         entry = self._entry(request, "functions:invoke")
         function = entry.function
         letter = await self._store.dead_letter(
-            function.account,
-            function.collection_topic,
-            function.service,
-            request.path_params["invocation"].lower(),
+            function.account, function.collection_topic, function.service, invocation_of(request)
         )
         principal = self._access.principal(request)
         return _accepted(await self._calls.asynchronous.redrive(principal, entry, letter))
@@ -259,10 +267,7 @@ class InvocationRoutes:
         """`DELETE` of a dead letter: it is not to be run again."""
         function = self._entry(request, "functions:write").function
         await self._store.drop_dead_letter(
-            function.account,
-            function.collection_topic,
-            function.service,
-            request.path_params["invocation"].lower(),
+            function.account, function.collection_topic, function.service, invocation_of(request)
         )
         return success()
 

@@ -13,8 +13,17 @@ from typing import Any
 from starlette.requests import Request
 
 from stoker.edge.http.api import rfc3339
-from stoker.model.errors import InvalidRequest
+from stoker.model.call import text_of
+from stoker.model.errors import InvalidRequest, NotFound
 from stoker.model.record import STATUSES, Record, id_of_text
+
+
+def invocation_of(request: Request) -> str:
+    """Return the id in a path, as ids are written. Raises NotFound for what can be none."""
+    call_id = id_of_text(request.path_params["invocation"])
+    if call_id is None:
+        raise NotFound("no such invocation")
+    return text_of(call_id)
 
 
 def record_answer(record: Record) -> dict[str, Any]:
@@ -56,8 +65,8 @@ def record_answer(record: Record) -> dict[str, Any]:
 def log_text(record: Record) -> bytes:
     """Return what a call printed, with a line that says what is missing where it was cut."""
     log = record.log.encode()
-    if record.log_bytes > len(log):
-        log += f"\n[stoker: {record.log_bytes - len(log)} more bytes were cut]\n".encode()
+    if record.log_cut_bytes:
+        log += f"\n[stoker: {record.log_cut_bytes} more bytes were cut]\n".encode()
     return log
 
 
@@ -82,7 +91,8 @@ def time_of(request: Request, name: str) -> int | None:
         return None
     wrong = InvalidRequest(f"{name} is a time as RFC 3339 writes it", hint=f"?{name}=2026-01-31T12:00:00Z")
     try:
-        found = datetime.fromisoformat(text.strip().replace(" ", "+"))  # an unescaped + came as a blank
+        # RFC 3339 allows small letters as well; an unescaped + came as a blank
+        found = datetime.fromisoformat(text.strip().upper().replace(" ", "+"))
     except ValueError:
         raise wrong from None
     if found.tzinfo is None or len(text) < len("2026-01-31T12:00Z"):

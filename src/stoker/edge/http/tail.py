@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from stoker.catalog.fold import Fold, Identity
 from stoker.edge.http.access import Access, require
@@ -23,6 +24,10 @@ from stoker.model.errors import InvalidRequest, NoCapacity
 from stoker.model.limits import KIB, Limits
 
 BUFFER_BYTES_MAX = 1024 * KIB
+"""Of text that is not sent yet: four of the longest logs."""
+PRINT_BYTES = 100
+"""What each print takes beside its text."""
+LINES_AT_ONCE = 500
 SILENCE_S = 15.0
 """After which a comment shows that the connection lives."""
 _END = b"event: end\ndata: %b\n\n"
@@ -47,7 +52,8 @@ class Tail:
     """What one client has not read yet."""
 
     def __init__(self) -> None:
-        self._events: deque[bytes] = deque()
+        self._prints: deque[tuple[str, bytes]] = deque()
+        """Ids of invocations, and the lines they printed."""
         self._bytes = 0
         self._woken = asyncio.Event()
         self._why_ended: bytes | None = None
@@ -56,13 +62,11 @@ class Tail:
         """Take lines in; the end of the tail where there is no more room."""
         if self._why_ended is not None:
             return
-        invocation_id = text_of(call_id)
-        for line in text.decode(errors="replace").removesuffix("\n").split("\n"):
-            event = b"event: log\ndata: " + msgspec.json.encode(Line(invocation_id, line)) + b"\n\n"
-            self._events.append(event)
-            self._bytes += len(event)
+        self._bytes += len(text) + PRINT_BYTES
         if self._bytes > BUFFER_BYTES_MAX:
             self.end("dropped: you read more slowly than the function prints; follow it again to go on")
+            return
+        self._prints.append((text_of(call_id), text))
         self._woken.set()
 
     def end(self, why: str) -> None:
@@ -75,11 +79,12 @@ class Tail:
         """Yield what comes, until the end."""
         yield b": following\n\n"
         while True:
-            while self._events:
-                chunk = b"".join(self._events)
-                self._events.clear()
-                self._bytes = 0
-                yield chunk
+            while self._prints:
+                invocation_id, text = self._prints.popleft()
+                self._bytes -= len(text) + PRINT_BYTES
+                for chunk in _chunks(invocation_id, text):
+                    yield chunk
+                    await asyncio.sleep(0)  # others have a turn, however short the lines are
             if self._why_ended is not None:
                 yield self._why_ended
                 return
@@ -89,6 +94,32 @@ class Tail:
                     await self._woken.wait()
             except TimeoutError:
                 yield b": nothing new\n\n"
+
+
+def _chunks(invocation_id: str, text: bytes) -> Iterator[bytes]:
+    """Yield lines as events, some at a time."""
+    lines = text.decode(errors="replace").removesuffix("\n").split("\n")
+    for at in range(0, len(lines), LINES_AT_ONCE):
+        yield b"".join(
+            b"event: log\ndata: " + msgspec.json.encode(Line(invocation_id, line)) + b"\n\n"
+            for line in lines[at : at + LINES_AT_ONCE]
+        )
+
+
+class Following(StreamingResponse):
+    """An event stream; `on_end` is called once it is over, also if it never began."""
+
+    def __init__(self, tail: Tail, on_end: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(tail.events(), headers=headers, media_type="text/event-stream")
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 class TailRoutes:
@@ -123,20 +154,17 @@ class TailRoutes:
                 "the log of a function can only be followed",
                 hint="?follow=true; GET /compute/invocations/{id}/log for one invocation",
             )
-        if self._closed or len(self._tails) >= self._limits.followers_max:
+        if self._closed:
+            raise NoCapacity("the server is stopping", retry_after_s=1)
+        if len(self._tails) >= self._limits.followers_max:
             raise NoCapacity(f"{len(self._tails)} clients follow logs already", hint="limits.followers_max")
         tail = Tail()
         self._tails.add(tail)
         identity = (function.account, function.collection_topic, function.service)
         unfollow = self._source.follow(identity, tail.take)
 
-        async def events() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in tail.events():
-                    yield chunk
-            finally:
-                unfollow()
-                self._tails.discard(tail)
+        def ended() -> None:
+            unfollow()
+            self._tails.discard(tail)
 
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
+        return Following(tail, ended)
