@@ -27,6 +27,9 @@ from stoker.model.record import Accepted
 from stoker.telemetry.logging import get_logger
 
 Counted = Callable[[Call, Outcome], None]
+AGAIN_S = 0.25
+SETTLED_S = 30.0
+"""After which an acceptance that is stored has been told, or never will be."""
 
 
 class Ends:
@@ -64,7 +67,9 @@ class Calls:
         log = get_logger("stoker.invocation")
         clock = time.monotonic
         store = keeping.store
+        self._log = log
         self._keeping = keeping
+        self._settling: set[asyncio.Task[None]] = set()
         self.live = LiveInvocations()
         ending = Ending(store, self.live, log)
         self.invoker = Invoker(catalog, executor, Ends(keeping, counted), limits, clock=clock)
@@ -103,10 +108,15 @@ class Calls:
 
     async def recover(self) -> None:
         """Take up what an earlier server accepted: Async ones run, keyed ones have ended as lost."""
-        stored = await self._keeping.pending()
-        known = [one for one in stored if self.live.find(one.account, one.record.invocation_id) is None]
-        self.queue.recover(one for one in known if one.record.invocation_type == ASYNC)
-        await self.keyed.recover(one for one in known if one.record.invocation_type != ASYNC)
+        while True:
+            try:
+                stored = await self._keeping.pending()
+                break
+            except StokerError as error:
+                self._log.warning("recovery_waits", reason=error.message)
+                await asyncio.sleep(AGAIN_S)
+        self.queue.recover(one for one in stored if one.record.invocation_type == ASYNC)
+        await self.keyed.recover(one for one in stored if one.record.invocation_type != ASYNC)
 
     async def drain(self, wait_ms: int) -> None:
         """Accept nothing more, and return when what has begun has ended, after so long at most."""
@@ -117,13 +127,34 @@ class Calls:
             async with asyncio.timeout(wait_ms / 1000):
                 await self.queue.drain()
         except TimeoutError:
-            get_logger("stoker.invocation").warning("left_to_the_next_start", count=self.queue.depth)
+            self._log.warning("left_to_the_next_start", count=self.queue.depth)
         self.live.stop()  # once more: some were to be tried again
 
     async def close(self) -> None:
         """Begin nothing more; what has not ended stays stored as it is."""
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
         await self.queue.close()
 
     def _found(self, accepted: Accepted) -> None:
         if accepted.record.invocation_type == ASYNC:
             self.queue.recover([accepted])
+            return
+        task = asyncio.get_running_loop().create_task(self._settle(accepted), name="a keyed call is found")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle(self, accepted: Accepted) -> None:
+        """End a keyed call that is stored and that nobody took in hand, as its caller was told otherwise."""
+        account, invocation_id = accepted.account, accepted.record.invocation_id
+        await asyncio.sleep(SETTLED_S)
+        while self.live.find(account, invocation_id) is None:
+            try:
+                current = await self._keeping.store.current(account, invocation_id)
+            except StokerError:
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if current is not None and self.live.find(account, invocation_id) is None:
+                await self.keyed.recover([current])
+            return

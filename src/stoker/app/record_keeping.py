@@ -13,6 +13,7 @@ from stoker.backbone.event_log import Event
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.backbone.ledger import Ledger
+from stoker.model.errors import StokerError
 from stoker.model.limits import Limits
 from stoker.model.record import Accepted
 from stoker.records.feeder import Feeder
@@ -27,6 +28,7 @@ from stoker.telemetry.logging import get_logger
 VIEW_WAIT_S = 1.0
 """How long a start waits for the view to catch up; it goes on behind the answers else."""
 READ_AT_ONCE = 256
+AGAIN_S = 0.25
 STORED_LATE_MS = 60_000
 """A plain call's record is stored so long after its end at the latest, but for a store that is away."""
 
@@ -81,10 +83,13 @@ class RecordKeeping:
         )
         self._sweeping: asyncio.Task[None] | None = None
         self._tellings: set[asyncio.Task[None]] = set()
+        self._found_at_start = 0
+        """Up to this sequence the stream is an earlier server's."""
 
     async def open(self) -> None:
         """Return once records can be kept and looked up by id. Raises StoreDamaged, Unavailable."""
         await self.ledger.open()
+        self._found_at_start = self.ledger.last_sequence
         await self.feeder.start()
         try:
             async with asyncio.timeout(VIEW_WAIT_S):
@@ -94,9 +99,13 @@ class RecordKeeping:
         self._sweeping = asyncio.get_running_loop().create_task(self._sweeper.run(), name="sweep of records")
 
     async def pending(self) -> list[Accepted]:
-        """Return, once the view has caught up, what has been accepted and has not ended, oldest first."""
+        """Return, once the view has caught up, what an earlier server accepted and did not end, oldest first.
+
+        Raises Unavailable, ViewDamaged.
+        """
         await self.feeder.ready.wait()
-        wanted = {row.sequence for row in await self.view.pending()}
+        pending = await self.view.pending()
+        wanted = {row.sequence for row in pending if row.sequence <= self._found_at_start}
         found: list[Accepted] = []
 
         def take(event: Event) -> None:
@@ -142,7 +151,13 @@ class RecordKeeping:
             task.add_done_callback(self._tellings.discard)
 
     async def _tell(self, found: Accepted) -> None:
-        """Tell of an invocation, unless it has gone on since."""
-        current = await self.store.current(found.account, found.record.invocation_id)
-        if current is not None:
-            self.on_found(current)
+        """Tell of an invocation, unless it has ended since."""
+        while True:
+            try:
+                current = await self.store.current(found.account, found.record.invocation_id)
+            except StokerError:
+                await asyncio.sleep(AGAIN_S)
+            else:
+                if current is not None:
+                    self.on_found(current)
+                return

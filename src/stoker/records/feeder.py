@@ -70,6 +70,7 @@ class Feeder:
         self._hurry = asyncio.Event()
         self._moved = asyncio.Event()
         self._waiting = 0
+        self._unsure = False
         self._task: asyncio.Task[None] | None = None
         self._target = 0
         self.ready = asyncio.Event()
@@ -114,6 +115,11 @@ class Feeder:
         self._highest = max(self._highest, sequence + len(writes) - 1)
         self._wake.set()
 
+    def unsure(self) -> None:
+        """Take note that something may be stored of which nobody was told: it is looked for."""
+        self._unsure = True
+        self._wake.set()
+
     async def caught_up(self) -> bool:
         """Return True once all that is acknowledged by now can be searched; False if that takes too long."""
         try:
@@ -141,6 +147,8 @@ class Feeder:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
+                    if self._unsure:
+                        await self._look()
                     await self._bring()
                     await self._rest(GATHER_MS / 1000)
             except ViewDamaged as error:
@@ -149,15 +157,23 @@ class Feeder:
                 await self._view.reset()
             except StokerError as error:
                 self._notes.warning("view_waits", reason=error.message)
+                self._wake.set()
                 await asyncio.sleep(AGAIN_S)
+
+    async def _look(self) -> None:
+        """See how far the stream really is."""
+        last = await self._ledger.read(lambda _event: None, after=self._ledger.last_sequence)
+        self._unsure = False
+        self._highest = max(self._highest, last)
 
     async def _catch_up(self) -> None:
         """Read on from where the view is to where the stream is now."""
         self._target = self._ledger.last_sequence
+        tell = self.ready.is_set()  # what there is at a start has been told of otherwise
         loop = asyncio.get_running_loop()
         told = loop.time()
         while self._view.position < self._target:
-            await self._read(min(self._view.position + WINDOW, self._target))
+            await self._read(min(self._view.position + WINDOW, self._target), tell=tell)
             if loop.time() - told >= TOLD_S:
                 told = loop.time()
                 self._notes.info("building_view", position=self._view.position, of=self._target)

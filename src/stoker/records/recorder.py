@@ -46,6 +46,9 @@ class Feed(Protocol):
     def stored(self, sequence: int, writes: Sequence[Write]) -> None:
         """Take note of writes that are stored one after the other from `sequence` on."""
 
+    def unsure(self) -> None:
+        """Take note that something may be stored of which nobody was told."""
+
 
 class Notes(Protocol):
     """The operator's log."""

@@ -77,9 +77,15 @@ class Records:
         place = await self._view.find(account, invocation_id)
         if place is None and self._feeder.behind:
             return await self._scan(account, invocation_id, call_id)
-        if place is None:
-            raise NotFound("no such invocation")
-        return await self._at(account, place)
+        while place is not None:
+            try:
+                return await self._at(account, place)
+            except NotFound:
+                # Its message was replaced and erased meanwhile, if the view has another one by now.
+                before, place = place, await self._view.find(account, invocation_id)
+                if place == before:
+                    break
+        raise NotFound("no such invocation")
 
     async def page(self, account: str, wanted: Filter, *, limit: int, before: str | None = None) -> Page:
         """Return the next records of a list. Raises NoCapacity while the view is being built."""

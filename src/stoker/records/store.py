@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from stoker.backbone.ledger import Ledger, Write
-from stoker.model.errors import NotFound, VersionConflict
+from stoker.model.errors import NotFound, Unavailable, VersionConflict
 from stoker.model.record import Accepted, Claim, Keeping, KeyHolder, Record, Work
 from stoker.records import formats, states
 from stoker.records.bodies import ANSWER, PAYLOAD, RESULT, attach
@@ -250,7 +250,12 @@ class InvocationStore:
         return state
 
     async def _write(self, writes: Sequence[Write], *, reserve: bool = False) -> int:
-        sequence = await self._ledger.write(writes, reserve=reserve)
+        try:
+            sequence = await self._ledger.write(writes, reserve=reserve)
+        except (Unavailable, VersionConflict):
+            # It may be stored all the same; and what it conflicts with may be its own earlier attempt.
+            self._feed.unsure()
+            raise
         self._feed.stored(sequence, writes)
         return sequence
 
