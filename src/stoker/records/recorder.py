@@ -16,13 +16,13 @@ from typing import Protocol
 from stoker.backbone.ledger import Ledger, Write
 from stoker.model.call import Call
 from stoker.model.ended import ended_record
-from stoker.model.errors import StokerError, StorageFull
+from stoker.model.errors import StokerError, StorageFull, TooLarge
 from stoker.model.limits import KIB, MIB, Limits
 from stoker.model.outcome import Outcome
 from stoker.model.record import Keeping, Record
 from stoker.records import formats
 from stoker.records.formats import Pack
-from stoker.records.states import ended_writes
+from stoker.records.states import ended_writes, without_logs
 
 FLUSH_MS = 50
 BUSY_COUNT = 250
@@ -56,8 +56,8 @@ class Notes(Protocol):
     def warning(self, event: str, **fields: object) -> object: ...
 
 
-Ended = tuple[Call, Outcome, int]
-"""With the wall clock at the end, in milliseconds."""
+Ended = tuple[Call, Outcome, int, int]
+"""With the wall clock at the end, in milliseconds, and about what it takes in memory and in the store."""
 
 
 class Recorder:
@@ -103,10 +103,13 @@ class Recorder:
         """Keep a call that has ended, unless its function asks for no record (`ttl` 0)."""
         if call.function.monitor_config.get("ttl") == 0:
             return
-        entry = (call, outcome, self._now_ms())
+        size = OVERHEAD_BYTES + len(call.payload) + len(outcome.log) + len(outcome.result or b"")
+        if outcome.failure is not None:
+            size += len(outcome.failure.error) + len(outcome.failure.stack or "")
+        entry = (call, outcome, self._now_ms(), size)
         self._waiting.append(entry)
         self._recent[call.id] = entry
-        self._waiting_bytes += _size(call, outcome)
+        self._waiting_bytes += size
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_MS / 1000, self._flush)
         elif self._waiting_bytes > self._limits.unstored_bytes_max:
@@ -119,7 +122,7 @@ class Recorder:
         entry = self._recent.get(call_id)
         if entry is None or entry[0].function.account != account:
             return None
-        call, outcome, ended_ms = entry
+        call, outcome, ended_ms, _ = entry
         keeping = Keeping.of(call.function.monitor_config)
         if ended_ms + keeping.ttl_ms <= self._now_ms():
             return None
@@ -216,7 +219,7 @@ class Recorder:
         while self._waiting and len(batch) < PACK_COUNT_MAX and size < PACK_BYTES_MAX:
             entry = self._waiting.popleft()
             batch.append(entry)
-            size += _size(entry[0], entry[1])
+            size += entry[3]
         self._waiting_bytes -= size
         return batch
 
@@ -225,6 +228,9 @@ class Recorder:
         while True:
             try:
                 sequence = await self._ledger.write(writes, reserve=True)
+            except TooLarge as error:
+                self._notes.warning("record_without_log", reason=error.message)
+                writes = without_logs(writes)
             except StokerError as error:
                 self._notes.warning("records_wait", reason=error.message)
                 await asyncio.sleep(AGAIN_S)
@@ -235,22 +241,12 @@ class Recorder:
     def _give_up_oldest(self) -> None:
         lost = 0
         while self._waiting and self._waiting_bytes > self._limits.unstored_bytes_max:
-            call, outcome, _ = self._waiting.popleft()
-            self._waiting_bytes -= _size(call, outcome)
+            call, _, _, size = self._waiting.popleft()
+            self._waiting_bytes -= size
             self._recent.pop(call.id, None)
             lost += 1
         self.lost += lost
         self._notes.warning("records_lost", count=lost)
-
-
-def _size(call: Call, outcome: Outcome) -> int:
-    """Return about what a call takes in memory and in the store."""
-    result = outcome.result
-    size = OVERHEAD_BYTES + len(call.payload) + len(outcome.log) + (len(result) if result else 0)
-    failure = outcome.failure
-    if failure is not None:
-        size += len(failure.error) + len(failure.stack or "")
-    return size
 
 
 def _groups(batch: Sequence[Ended]) -> list[tuple[list[Write], list[bytes]]]:
@@ -259,7 +255,7 @@ def _groups(batch: Sequence[Ended]) -> list[tuple[list[Write], list[bytes]]]:
     groups: list[tuple[list[Write], list[bytes]]] = []
     latest_ms = batch[-1][2]
     function, keeping = None, Keeping(0, False)
-    for call, outcome, ended_ms in batch:
+    for call, outcome, ended_ms, _ in batch:
         if call.function is not function:
             function = call.function
             keeping = Keeping.of(function.monitor_config)

@@ -5,13 +5,15 @@ Pure functions from values to writes. Does not know when they are made, nor how 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from stoker.backbone.ledger import Write
 from stoker.model.record import Claim, Record, Work
 from stoker.records import formats
 from stoker.records.bodies import ANSWER, PAYLOAD, RESULT, detach
-from stoker.records.formats import FORMAT, CallState, DeadLetter, KeyState
+from stoker.records.formats import FORMAT, CallState, DeadLetter, KeyState, Pack
 
 
 def accepted_writes(account: str, record: Record, work: Work) -> list[Write]:
@@ -109,6 +111,22 @@ def answered_writes(
         result_pieces=len(pieces),
     )
     return [*pieces, key_write(account, work, state)]
+
+
+def without_logs(writes: Sequence[Write]) -> list[Write]:
+    """Return writes whose records have lost their logs: what a log is made of can take a record past what a
+    message may hold. `log_bytes` goes on saying how much was printed."""
+    return [Write(write.subject, _without_log(write), write.expected) for write in writes]
+
+
+def _without_log(write: Write) -> bytes:
+    if formats.noun_of(write.subject) not in ("call", "pack"):
+        return write.data
+    message = formats.decode(write.subject, write.data)
+    if isinstance(message, CallState):
+        return formats.encode(replace(message, record=replace(message.record, log="")))
+    assert isinstance(message, Pack)
+    return formats.encode(replace(message, records=[replace(one, log="") for one in message.records]))
 
 
 def _call(account: str, state: CallState, *, expected: int | None) -> Write:

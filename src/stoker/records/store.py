@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from stoker.backbone.ledger import Ledger, Write
-from stoker.model.errors import NotFound, Unavailable, VersionConflict
+from stoker.model.errors import NotFound, TooLarge, Unavailable, VersionConflict
 from stoker.model.record import Accepted, Claim, Keeping, KeyHolder, Record, Work
 from stoker.records import formats, states
 from stoker.records.bodies import ANSWER, PAYLOAD, RESULT, attach
@@ -110,7 +110,11 @@ class InvocationStore:
             claim = await self._key_state(account, work.topic, work.service, work.key)
             if claim is not None and claim.invocation_id == record.invocation_id:
                 writes += states.answered_writes(account, work, claim, record, answer)
-        sequence = await self._write(writes, reserve=True)
+        try:
+            sequence = await self._write(writes, reserve=True)
+        except TooLarge:
+            writes = states.without_logs(writes)
+            sequence = await self._write(writes, reserve=True)
         self._fresh[account, record.invocation_id] = (record, expires_ms)
         self._stored.append((sequence + len(writes) - 1, (account, record.invocation_id)))
 
@@ -252,12 +256,23 @@ class InvocationStore:
     async def _write(self, writes: Sequence[Write], *, reserve: bool = False) -> int:
         try:
             sequence = await self._ledger.write(writes, reserve=reserve)
-        except (Unavailable, VersionConflict):
-            # It may be stored all the same; and what it conflicts with may be its own earlier attempt.
-            self._feed.unsure()
+        except Unavailable:
+            self._feed.unsure()  # it may be stored all the same
             raise
+        except VersionConflict:
+            own = await self._own(writes)
+            if own is None:
+                self._feed.unsure()
+                raise
+            sequence = own
         self._feed.stored(sequence, writes)
         return sequence
+
+    async def _own(self, writes: Sequence[Write]) -> int | None:
+        """Return where these very writes are stored, if what they conflict with is an earlier attempt."""
+        index = next(index for index, write in enumerate(writes) if write.expected is not None)
+        stored = await self._ledger.last(writes[index].subject)
+        return stored.sequence - index if stored and stored.data == writes[index].data else None
 
 
 async def full_record(ledger: Ledger, account: str, state: CallState) -> Record:
