@@ -394,12 +394,29 @@ def test_a_link_to_nothing_is_400(client: Client) -> None:
     assert (answer.status_code, answer.json()["field"]) == (400, "/compute_asset/assets/0/asset_value")
 
 
-def test_what_is_promised_for_later_is_refused_plainly(client: Client) -> None:
-    client.function("echo", ECHO)
+def test_an_async_call_is_accepted_with_an_id_whose_record_tells_its_end(client: Client) -> None:
+    client.function("echo", ECHO, monitor_config={"store_payload": True})
     path = f"/compute/functions/{client.collection}/echo/invoke"
 
-    queued = client.http.post(path, json={"payload": "{}", "invocation_type": "Async"})
-    keyed = client.invoke("echo", 1, headers={"Idempotency-Key": "k"})
+    accepted = client.http.post(path, json={"payload": '{"a":1}', "invocation_type": "Async"})
 
-    assert (queued.status_code, queued.json()["field"]) == (400, "/invocation_type")
-    assert (keyed.status_code, keyed.json()["code"]) == (400, "request.invalid")
+    assert accepted.status_code == 200, accepted.text
+    invocation_id = json.loads(accepted.json()["body"])["invocation_id"]
+    assert accepted.headers["x-invocation-id"] == invocation_id
+    record = client.http.get(f"/compute/invocations/{invocation_id}?wait=60000").json()["body"]
+    assert (record["status"], record["invocation_type"], record["attempts"]) == ("ok", "Async", 1)
+    assert (record["payload"], record["result"]) == ('{"a":1}', '{"a":1}')
+
+
+def test_the_same_key_answers_the_first_outcome_and_another_body_is_a_conflict(client: Client) -> None:
+    client.function("once", "exports.handler = () => require('node:crypto').randomUUID();")
+    key = {"Idempotency-Key": "k"}
+
+    first, again, other = (client.invoke("once", payload, headers=key) for payload in (1, 1, 2))
+
+    assert first.status_code == again.status_code == 200
+    assert (first.json(), first.headers["x-invocation-id"]) == (
+        again.json(),
+        again.headers["x-invocation-id"],
+    )
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency.conflict")

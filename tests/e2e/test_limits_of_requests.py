@@ -42,6 +42,7 @@ SMALL = Limits(
     schema_depth_max=3,
     env_bytes_max=100,
     connections_max=20,
+    record_wait_ms_max=50_000,
 )
 LENGTH = {
     "nodejs": "exports.handler = (event) => event[0].length;",
@@ -375,6 +376,38 @@ def test_a_payload_is_taken_up_to_the_limit(place: Place, runtime: str, spelled:
     assert refusal(past) == (413, "too_large", "/payload")
     assert str(most) in past.json()["error"]
     assert at.json() == {"body": str(most - 4)}
+
+
+def test_an_async_payload_is_taken_up_to_its_own_limit(place: Place) -> None:
+    name = place.client.function("queued", LENGTH["nodejs"], monitor_config={"store_payload": True})
+    path = f"/compute/functions/{place.client.collection}/{name}/invoke"
+    most = place.limits.async_payload_bytes_max
+
+    def call(payload_bytes: int) -> httpx.Response:
+        text = '["' + "x" * (payload_bytes - 4) + '"]'
+        return place.client.http.post(path, json={"payload": text, "invocation_type": "Async"})
+
+    past, at = call(most + 1), call(most)
+
+    assert refusal(past) == (413, "too_large", "/payload")
+    assert str(most) in past.json()["error"]
+    assert at.status_code == 200, at.text
+    one = f"/compute/invocations/{at.headers['x-invocation-id']}"
+    wait_ms = place.limits.record_wait_ms_max
+    record = place.client.http.get(one, params={"wait": wait_ms}).json()["body"]
+    assert (record["status"], record["result"], len(record["payload"])) == ("ok", str(most - 4), most)
+
+
+def test_the_end_of_an_invocation_is_waited_for_up_to_the_limit(place: Place) -> None:
+    name = place.client.function("waited", "")
+    one = place.client.invoke(name).headers["x-invocation-id"]
+    most = place.limits.record_wait_ms_max
+
+    past, at = (place.client.http.get(f"/compute/invocations/{one}?wait={ms}") for ms in (most + 1, most))
+
+    assert refusal(past)[:2] == (400, "request.invalid")
+    assert str(most) in past.json()["error"]
+    assert at.json()["body"]["status"] == "error"  # it has ended: nobody waits
 
 
 def test_there_are_as_many_connections_as_the_limit_and_then_the_oldest_makes_room(
