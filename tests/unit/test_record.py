@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stoker.model.call import Call, CallIds, text_of
 from stoker.model.ended import clean, ended_record, error_of
-from stoker.model.outcome import END_REASON_OF_CODE, EndReason, Failure
+from stoker.model.outcome import END_REASON_OF_CODE, EndReason, Failure, Timings
 from stoker.model.record import (
     QUEUED,
     RUNNING,
@@ -173,6 +174,14 @@ def test_a_failure_is_told_with_its_code_and_its_end_reason(code: str) -> None:
 
 def test_one_that_never_began_has_no_start() -> None:
     record = ended_record(a_call(), a_failure("invocation.cancelled"), LEAN, ended_ms=100, attempts=0)
+
+    assert (record.attempts, record.started_ms) == (0, None)
+
+
+def test_one_of_which_nothing_ran_was_not_attempted() -> None:
+    outcome = replace(a_failure("schema.input"), timings=Timings(1.0, 0.0, 0.0))
+
+    record = ended_record(a_call(), outcome, KEPT, ended_ms=100)
 
     assert (record.attempts, record.started_ms) == (0, None)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from stoker.invocation.invoker import Invoker
 from stoker.invocation.replay import payload_of, replayed
 from stoker.model.call import text_of
-from stoker.model.errors import InputRejected, InvalidRequest, NoCapacity, NotFound
+from stoker.model.errors import InvalidRequest, NoCapacity, NotFound
 from stoker.model.limits import Limits
 from stoker.model.outcome import Outcome
 from stoker.model.record import Record
@@ -90,15 +90,15 @@ async def test_a_payload_that_was_not_kept_cannot_be_run_again() -> None:
 
 
 @in_fake_time
-async def test_a_payload_that_does_not_fit_any_more_is_refused_and_recorded() -> None:
+async def test_a_payload_that_does_not_fit_any_more_runs_nothing_and_is_recorded() -> None:
     desk = Desk()
     await desk.bench.create(schema={"input": {"type": "array"}})
 
-    with pytest.raises(InputRejected):
-        await desk.replay()
+    invocation_id, outcome = await desk.replay()
 
-    ((call, outcome),) = desk.recorded.ends
-    assert call.replay_of == OLD.invocation_id
+    ((call, recorded),) = desk.recorded.ends
+    assert recorded == outcome
+    assert (text_of(call.id), call.replay_of) == (invocation_id, OLD.invocation_id)
     assert outcome.failure is not None
     assert outcome.failure.code == "schema.input"
     assert desk.executor.calls == []

@@ -83,6 +83,7 @@ class Invoker:
 
         Raises InvalidRequest (no JSON), InputRejected, TooLarge, FunctionBusy, NoCapacity or StorageFull, and
         NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned ends it early.
+        A replay whose payload does not fit any more has ended so, and has a record like any other.
         """
         function = entry.function if version is None else entry.at_version(version)
         contract = entry.contract or self._catalog.contract(entry)
@@ -91,9 +92,13 @@ class Invoker:
         try:
             admit(contract, payload, self._limits.payload_bytes_max)
         except InputRejected as error:
-            if replay_of is not None:
-                self._record_rejected(principal, function, payload, replay_of, error)
-            raise
+            if replay_of is None:
+                raise
+            call = self._call(principal, function, payload, ended, replay_of)
+            outcome = Outcome(None, input_failure(error), b"", 0, Timings(0.0, 0.0, 0.0))
+            call.end(outcome)
+            self._recorder.ended(call, outcome)
+            return call
         output = contract.output
 
         def end(call: Call, outcome: Outcome | StokerError) -> None:
@@ -116,13 +121,6 @@ class Invoker:
                 self.running -= 1
             raise
         return call
-
-    def _record_rejected(
-        self, principal: Principal, function: Function, payload: bytes, replay_of: str, error: InputRejected
-    ) -> None:
-        """A replay has a record whatever becomes of it: its payload may not fit any more."""
-        call = self._call(principal, function, payload, lambda _call, _outcome: None, replay_of)
-        self._recorder.ended(call, Outcome(None, input_failure(error), b"", 0, Timings(0.0, 0.0, 0.0)))
 
     def _call(
         self,

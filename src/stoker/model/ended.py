@@ -14,11 +14,13 @@ def ended_record(
     *,
     ended_ms: int,
     invocation_type: str = "RequestResponse",
-    attempts: int = 1,
+    attempts: int | None = None,
 ) -> Record:
-    """Return what is kept of an invocation whose last attempt was `call`."""
+    """Return what is kept of an invocation whose last attempt was `call`, the only one unless it is said."""
     failure = outcome.failure
     timings = outcome.timings
+    if attempts is None:
+        attempts = int(timings.run_ms > 0)
     kept = keeping.store_payload
     result = outcome.result if kept else None
     return Record(
