@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,11 @@ def visible_of(pid: int) -> bytes:
 
 def open_in(pid: int) -> list[str]:
     """Return what a process has open."""
-    return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            found.append(os.readlink(entry))
+    return found
 
 
 def wait_for_end(pid: int) -> bool:
@@ -108,13 +113,13 @@ async def test_no_descriptor_of_ours_is_open_in_the_server(nats_server_program: 
     ours.set_inheritable(True)
     server = EmbeddedServer(tmp_path / "nats")
 
-    await server.start()
-    inode = f"socket:[{os.fstat(ours.fileno()).st_ino}]"
+    with ours, theirs:
+        await server.start()
+        inode = f"socket:[{os.fstat(ours.fileno()).st_ino}]"
+        opened = open_in(pid_of(server))
+        await server.stop()
 
-    assert inode not in open_in(pid_of(server))
-    await server.stop()
-    ours.close()
-    theirs.close()
+    assert inode not in opened
 
 
 async def test_a_killed_server_is_back_on_the_same_port_and_told_why(
