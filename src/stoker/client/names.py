@@ -1,0 +1,29 @@
+"""How a function or a collection is named in a path.
+
+`collection/name`, with topics or names on either side, or a full subject. Does not know what exists.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+_SUBJECT = re.compile(
+    r"(?:accounts\.[^.]+\.)?ms\.compute\.(?P<topic>[^./]+)\.function\.(?P<service>[^./]+)\Z"
+)
+
+
+def function_path(name: str) -> str:
+    """Return the two segments of a path that name a function. Raises ValueError for what names none."""
+    subject = _SUBJECT.match(name)
+    if subject is not None:
+        return f"{subject['topic']}/{subject['service']}"
+    collection, slash, function = name.partition("/")
+    if not slash or not collection or not function or "/" in function:
+        raise ValueError(f"{name!r} does not name a function: it is written collection/name")
+    return f"{segment(collection)}/{segment(function)}"
+
+
+def segment(name: str) -> str:
+    """Return one name as a segment of a path."""
+    return quote(name, safe="")
