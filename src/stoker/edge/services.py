@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 from stoker.catalog.fold import Fold, Identity
 from stoker.edge.subjects import QUEUE_GROUP, listening_subject
@@ -28,7 +29,7 @@ _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 class Counter:
     """What a function's calls came to since the server started."""
 
-    __slots__ = ("errors", "last_error", "requests", "run_ms")
+    __slots__ = ("errors", "failures", "last_error", "requests", "run_ms")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -37,6 +38,8 @@ class Counter:
         """Those of them that did not end well."""
         self.last_error = ""
         """The code of the last of these; empty if there is none."""
+        self.failures: dict[str, int] = {}
+        """How many they were, by code."""
         self.run_ms = 0.0
         """The time that they ran, in all."""
 
@@ -65,12 +68,27 @@ class Counters:
         counter.requests += 1
         counter.run_ms += outcome.timings.run_ms
         if outcome.failure is not None:
+            code = outcome.failure.code
             counter.errors += 1
-            counter.last_error = outcome.failure.code
+            counter.last_error = code
+            counter.failures[code] = counter.failures.get(code, 0) + 1
 
     def of(self, identity: Identity) -> Counter:
         """Return what a function's calls came to; not to be changed."""
         return self._counters.get(identity, _NONE)
+
+    def all(self) -> Mapping[Identity, Counter]:
+        """Return the counter of each function that was ever called; not to be changed."""
+        return self._counters
+
+
+class Endpoint(TypedDict):
+    """Where a service is called over NATS."""
+
+    name: str
+    subject: str
+    queue_group: str
+    metadata: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,7 @@ class Service:
     counter: Counter
 
     @property
-    def endpoint(self) -> dict[str, object]:
+    def endpoint(self) -> Endpoint:
         """Where it is called, as answers hold it."""
         return {
             "name": ENDPOINT,

@@ -8,49 +8,129 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Meta
 
+from stoker.edge.http.answers import AssetAnswer, CollectionAnswer, FunctionAnswer, FunctionSummary
 from stoker.edge.http.items import ComputeAssetItem, item_answer
 from stoker.model.errors import InvalidRequest
-from stoker.model.function import CodeVersion, Collection, Function
+from stoker.model.function import COLLECTION_TYPES, RUNTIMES, CodeVersion, Collection, Function
 from stoker.model.pointer import escape
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
+# What a value may be is checked in the catalog, whose refusals say more. The notes below only describe it:
+# `limits.NAME` stands for the limit of that name, which each server has its own of.
+
+Name = Annotated[
+    str,
+    Meta(
+        description="Unique within what it belongs to; no `/` and no control character.",
+        extra_json_schema={
+            "minLength": 1,
+            "maxLength": "limits.name_chars_max",
+            "pattern": "^[^/\\x00-\\x1f\\x7f-\\x9f]+$",
+        },
+    ),
+]
+Description = Annotated[str, Meta(extra_json_schema={"maxLength": "limits.description_chars_max"})]
+Handler = Annotated[
+    str,
+    Meta(
+        description="FILE.EXPORT, with folders before it: `index.handler` is `handler` of `index.js`.",
+        extra_json_schema={
+            "maxLength": 512,
+            "pattern": (
+                r"^/?(?:(?:[^/\\.\x00][^/\\\x00]*|\.[^/\\.\x00][^/\\\x00]*|\.\.[^/\\\x00]+)/)*"
+                r"[^./\\\x00]+(?:\.[^./\\\x00]+)+$"
+            ),
+        },
+    ),
+]
+Runtime = Annotated[
+    str, Meta(description="`nodejs` if it is left out.", extra_json_schema={"enum": list(RUNTIMES)})
+]
+TimeoutMs = Annotated[
+    int,
+    Meta(
+        description="Milliseconds from the start of the user's code; 30000 if it is left out.",
+        extra_json_schema={"minimum": "limits.timeout_ms_min", "maximum": "limits.timeout_ms_max"},
+    ),
+]
+EnvVar = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}=[^\\x00]*$"})]
+SecretName = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})]
+EgressRule = Annotated[str, Meta(description="HOST:PORT, for instance `*.example.org:443`.")]
+EnvVars = Annotated[list[EnvVar], Meta(description="`KEY=value` each.")]
+SecretNames = Annotated[
+    list[SecretName],
+    Meta(
+        description="Secrets that become environment variables.",
+        extra_json_schema={"maxItems": "limits.secrets_max"},
+    ),
+]
+ReadOnly = Annotated[bool, Meta(description="Whether only `/tmp` is writable; true if it is left out.")]
+Size = Annotated[
+    str,
+    Meta(
+        description="`small` (256 MB), `medium` (512 MB, the default), `large` (1024 MB), "
+        "`xlarge` (2048 MB), or a memory size from 128 to 4096 MB as `512MB` or `1 gb`.",
+        examples=["medium", "512MB"],
+    ),
+]
+
+
+def _integer(least: int, most: int | str, description: str) -> Meta:
+    return Meta(description=description, extra_json_schema={"minimum": least, "maximum": most})
+
+
 class Network(msgspec.Struct):
     """What a function may reach."""
 
-    egress: list[str] | None = None
+    egress: list[EgressRule] | None = None
 
 
 class ComputeAssetCreate(msgspec.Struct):
     """The code of a function, and how it is run."""
 
-    handler: str
-    collection_topic: str | None = None
-    namespace: str | None = None
-    runtime: str | None = None
+    handler: Handler
+    collection_topic: (
+        Annotated[str, Meta(description="Topic, subject or name; one that is not there is created.")] | None
+    ) = None
+    namespace: Annotated[str, Meta(description="Another name of `collection_topic`.")] | None = None
+    runtime: Runtime | None = None
     assets: list[ComputeAssetItem] | None = None
-    timeout: int | None = None
-    read_only_fs: bool | None = None
-    env_vars: list[str] | None = None
-    secrets: list[str] | None = None
+    timeout: TimeoutMs | None = None
+    read_only_fs: ReadOnly | None = None
+    env_vars: EnvVars | None = None
+    secrets: SecretNames | None = None
     network: Network | None = None
 
 
 class MonitorConfig(msgspec.Struct):
     """What is kept of invocations."""
 
-    ttl: int | None = None
-    store_payload: bool | None = None
+    ttl: (
+        Annotated[
+            int,
+            _integer(
+                0,
+                "limits.ttl_ms_max",
+                "How long records are kept, in milliseconds; 7 days if left out.",
+            ),
+        ]
+        | None
+    ) = None
+    store_payload: (
+        Annotated[bool, Meta(description="Whether payload and result are part of the record.")] | None
+    ) = None
 
 
 class Schemas(msgspec.Struct):
-    """JSON Schemas of what comes in and what goes out."""
+    """JSON Schemas of what comes in and what goes out; of 2020-12 unless `$schema` says otherwise."""
 
     input: dict[str, Any] | bool | None = None
     output: dict[str, Any] | bool | None = None
@@ -59,28 +139,35 @@ class Schemas(msgspec.Struct):
 class RetryConfig(msgspec.Struct):
     """How a failed Async invocation is tried again."""
 
-    attempts: int | None = None
-    backoff_ms: int | None = None
-    max_age_ms: int | None = None
+    attempts: Annotated[int, _integer(1, 100, "In all; 3 if left out.")] | None = None
+    backoff_ms: (
+        Annotated[int, _integer(1, 86_400_000, "Before the second attempt, doubling; 1000 if left out.")]
+        | None
+    ) = None
+    max_age_ms: (
+        Annotated[int, _integer(1000, 1_209_600_000, "Since it was accepted; 6 hours if left out.")] | None
+    ) = None
 
 
 class ConcurrencyConfig(msgspec.Struct):
     """How many calls and instances at once."""
 
-    per_instance: int | None = None
-    max_instances: int | None = None
-    min_instances: int | None = None
+    per_instance: Annotated[int, _integer(1, 1000, "Calls at once in one; 1 if left out.")] | None = None
+    max_instances: Annotated[int, _integer(1, 100_000, "Instances at once.")] | None = None
+    min_instances: (
+        Annotated[int, _integer(0, "limits.instances_max", "Instances kept ready; 0 if left out.")] | None
+    ) = None
 
 
 class FunctionCreate(msgspec.Struct):
     """The body of `POST /compute/functions`."""
 
-    name: str
+    name: Name
     compute_asset: ComputeAssetCreate
     monitor_config: MonitorConfig
-    description: str | None = None
+    description: Description | None = None
     schema: Schemas | None = None
-    size: str | None = None
+    size: Size | None = None
     retry: RetryConfig | None = None
     concurrency: ConcurrencyConfig | None = None
 
@@ -88,11 +175,11 @@ class FunctionCreate(msgspec.Struct):
 class FunctionPatch(msgspec.Struct):
     """The body of `PATCH` on a function; what is absent stays."""
 
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    description: str | msgspec.UnsetType | None = msgspec.UNSET
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    description: Description | msgspec.UnsetType | None = msgspec.UNSET
     monitor_config: MonitorConfig | msgspec.UnsetType = msgspec.UNSET
     schema: Schemas | msgspec.UnsetType | None = msgspec.UNSET
-    size: str | msgspec.UnsetType | None = msgspec.UNSET
+    size: Size | msgspec.UnsetType | None = msgspec.UNSET
     retry: RetryConfig | msgspec.UnsetType | None = msgspec.UNSET
     concurrency: ConcurrencyConfig | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -100,35 +187,35 @@ class FunctionPatch(msgspec.Struct):
 class ComputeAssetPatch(msgspec.Struct):
     """The body of `PATCH` on a compute asset; what is absent stays, null is what a create has by default."""
 
-    handler: str | msgspec.UnsetType = msgspec.UNSET
-    runtime: str | msgspec.UnsetType = msgspec.UNSET
+    handler: Handler | msgspec.UnsetType = msgspec.UNSET
+    runtime: Runtime | msgspec.UnsetType = msgspec.UNSET
     assets: list[ComputeAssetItem] | msgspec.UnsetType = msgspec.UNSET
-    timeout: int | msgspec.UnsetType | None = msgspec.UNSET
-    read_only_fs: bool | msgspec.UnsetType | None = msgspec.UNSET
-    env_vars: list[str] | msgspec.UnsetType | None = msgspec.UNSET
-    secrets: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    timeout: TimeoutMs | msgspec.UnsetType | None = msgspec.UNSET
+    read_only_fs: ReadOnly | msgspec.UnsetType | None = msgspec.UNSET
+    env_vars: EnvVars | msgspec.UnsetType | None = msgspec.UNSET
+    secrets: SecretNames | msgspec.UnsetType | None = msgspec.UNSET
     network: Network | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Rollback(msgspec.Struct):
     """The body of a rollback."""
 
-    version: int
+    version: Annotated[int, Meta(description="One of the function's versions.")]
 
 
 class CollectionCreate(msgspec.Struct):
     """The body of `POST /compute/collections`."""
 
-    name: str
-    description: str | None = None
-    collection_type: str | None = None
+    name: Name
+    description: Description | None = None
+    collection_type: Annotated[str, Meta(extra_json_schema={"enum": list(COLLECTION_TYPES)})] | None = None
 
 
 class CollectionPatch(msgspec.Struct):
     """The body of `PATCH` on a collection; what is absent stays."""
 
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    description: str | msgspec.UnsetType | None = msgspec.UNSET
+    name: Name | msgspec.UnsetType = msgspec.UNSET
+    description: Description | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _PLACE = re.compile(r" - at `(?P<path>[^`]*)`\Z")
@@ -195,7 +282,7 @@ def _refuse_unknown(value: object, kind: object, pointer: str) -> None:
             _refuse_unknown(inner, get_args(items)[0] if items else object, f"{pointer}/{index}")
 
 
-def collection_answer(collection: Collection) -> dict[str, Any]:
+def collection_answer(collection: Collection) -> CollectionAnswer:
     """Return a collection as the API answers it."""
     return {
         "collection_type": collection.collection_type,
@@ -207,7 +294,7 @@ def collection_answer(collection: Collection) -> dict[str, Any]:
     }
 
 
-def function_summary(function: Function) -> dict[str, Any]:
+def function_summary(function: Function) -> FunctionSummary:
     """Return a function as lists hold it."""
     return {
         "description": function.description or "",
@@ -219,32 +306,37 @@ def function_summary(function: Function) -> dict[str, Any]:
     }
 
 
-def function_answer(function: Function, contents: list[bytes] | None = None) -> dict[str, Any]:
+def function_answer(function: Function, contents: list[bytes] | None = None) -> FunctionAnswer:
     """Return a function as create answers it; with `contents`, as GET does."""
     asset = asset_answer(function, function.code)
     if contents is not None:
         asset["assets"] = list(map(item_answer, function.code.assets, contents))
-    answer: dict[str, Any] = {
-        **function_summary(function),
+    answer: FunctionAnswer = {
+        "description": function.description or "",
+        "name": function.name,
+        "runtime": function.code.runtime,
+        "subject": function.subject,
+        "type": function.type,
+        "modified": function.modified,
         "compute_asset": asset,
         "monitor_config": function.monitor_config,
     }
-    for name, given in (
-        ("schema", function.schema),
-        ("size", function.size),
-        ("retry", function.retry),
-        ("concurrency", function.concurrency_given),
-    ):
-        if given is not None:
-            answer[name] = given
+    if function.schema is not None:
+        answer["schema"] = function.schema
+    if function.size is not None:
+        answer["size"] = function.size
+    if function.retry is not None:
+        answer["retry"] = function.retry
+    if function.concurrency_given is not None:
+        answer["concurrency"] = function.concurrency_given
     if contents is not None:
         answer["version"] = function.code.version
     return answer
 
 
-def asset_answer(function: Function, code: CodeVersion) -> dict[str, Any]:
+def asset_answer(function: Function, code: CodeVersion) -> AssetAnswer:
     """Return a version of a function's code as the API answers it, without its items."""
-    asset: dict[str, Any] = {
+    asset: AssetAnswer = {
         "collection_topic": function.collection_topic,
         "service": function.service,
         "runtime": code.runtime,
@@ -252,9 +344,12 @@ def asset_answer(function: Function, code: CodeVersion) -> dict[str, Any]:
         "timeout": code.timeout_ms,
         "read_only_fs": code.read_only_fs,
     }
-    for key, value in (("env_vars", code.env_vars), ("secrets", code.secrets), ("network", code.network)):
-        if value is not None:
-            asset[key] = value
+    if code.env_vars is not None:
+        asset["env_vars"] = list(code.env_vars)
+    if code.secrets is not None:
+        asset["secrets"] = list(code.secrets)
+    if code.network is not None:
+        asset["network"] = code.network
     return asset
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from stoker.catalog.draft import DraftAsset, StoredContent
+from stoker.edge.http.answers import ItemAnswer
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import Asset
 
@@ -20,10 +22,22 @@ from stoker.model.function import Asset
 class ComputeAssetItem(msgspec.Struct):
     """One item of code."""
 
-    asset_name: str
-    asset_value: str
-    asset_type: str | None = None
-    link: bool | None = None
+    asset_name: Annotated[str, Meta(description="A relative path that stays inside the function's folder.")]
+    asset_value: Annotated[
+        str,
+        Meta(description="The content in base64; with `link` a stored object's key, in base64 or plain."),
+    ]
+    asset_type: (
+        Annotated[
+            str,
+            Meta(
+                description="`archive` is unpacked if it is a zip or tar.gz; any other word is a file.",
+                extra_json_schema={"maxLength": "limits.name_chars_max"},
+            ),
+        ]
+        | None
+    ) = None
+    link: Annotated[bool, Meta(description="Whether the value is a key; false if left out.")] | None = None
 
 
 def read_assets(
@@ -84,7 +98,7 @@ def _decode_base64(text: str) -> bytes | None:
         return None
 
 
-def item_answer(item: Asset, content: bytes) -> dict[str, Any]:
+def item_answer(item: Asset, content: bytes) -> ItemAnswer:
     """Return an item of code, inline."""
     return {
         "asset_name": item.name,

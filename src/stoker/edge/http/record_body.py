@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Any
 
 from starlette.requests import Request
 
+from stoker.edge.http.answers import RecordAnswer
 from stoker.edge.http.api import rfc3339
 from stoker.model.call import text_of
 from stoker.model.errors import InvalidRequest, NotFound
@@ -26,9 +26,9 @@ def invocation_of(request: Request) -> str:
     return text_of(call_id)
 
 
-def record_answer(record: Record) -> dict[str, Any]:
+def record_answer(record: Record) -> RecordAnswer:
     """Return a record as it is shown; `payload`, `result`, `error` and `replay_of` where there are any."""
-    body: dict[str, Any] = {
+    body: RecordAnswer = {
         "invocation_id": record.invocation_id,
         "function": record.function,
         "version": record.version,
