@@ -25,7 +25,7 @@ async def audit(load: Load, *, kills: int = 0) -> None:
     `kills`: how often the whole server was killed, which may take the last records of plain calls with it.
     """
     print(load)  # shown if something does not fit
-    assert load.unexpected == []
+    assert not load.unexpected, load.unexpected
     await _keys_are_kept(load)
     await _async_has_ended(load)
     for kind in KINDS:

@@ -400,6 +400,21 @@ async def test_a_spare_that_dies_while_it_gets_its_code_is_replaced_by_another()
 
 
 @in_fake_time
+@pytest.mark.parametrize(("boots_failing", "code"), [(2, None), (3, "platform.error")])
+async def test_a_boot_that_fails_under_one_who_waits_is_tried_again_but_not_for_ever(
+    boots_failing: int, code: str | None
+) -> None:
+    async with PoolBench(spares=1) as bench:
+        bench.engine.sandboxes[0].end(Exit(signal=9))  # the spare: the call has to wait for a boot
+        bench.engine.boots_failing = boots_failing
+
+        call = bench.submit(a_function())
+        await passed(1)
+
+        assert bench.code(call) == code
+
+
+@in_fake_time
 async def test_spares_that_all_die_when_they_get_their_code_are_not_tried_for_ever() -> None:
     async with PoolBench(spares=1) as bench:
         function = a_function()

@@ -19,7 +19,7 @@ from stoker.worker.instance import Instance
 from stoker.worker.spares import Spares
 
 SPARES_TRIED_MAX = 3
-"""A spare may die before it gets its code; so many in a row are no accident."""
+"""A spare may die before it gets its code, or while it boots; so many in a row are no accident."""
 
 
 class CodeFolders(Protocol):
@@ -60,8 +60,13 @@ class Handover:
         code = Code(folder, writable=not function.code.read_only_fs)
         cpu_millis = self._cpu_millis(function.memory_bytes)
         limits = InstanceLimits(function.memory_bytes, cpu_millis, self._limits.processes_max)
-        for _ in range(SPARES_TRIED_MAX):
-            instance, spare = spare or await spares.take(), None
+        for left in reversed(range(SPARES_TRIED_MAX)):
+            try:
+                instance, spare = spare or await spares.take(), None
+            except PlatformError:  # somebody's boot failed
+                if not left:
+                    raise
+                continue
             try:
                 await instance.sandbox.assign(code, limits)
             except SandboxGone:
