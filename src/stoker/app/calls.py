@@ -71,7 +71,7 @@ class Calls:
         self._keeping = keeping
         self._settling: set[asyncio.Task[None]] = set()
         self.live = LiveInvocations()
-        ending = Ending(store, self.live, log)
+        ending = self.ending = Ending(store, self.live, log)
         self.invoker = Invoker(catalog, executor, Ends(keeping, counted), limits, clock=clock)
         self.queue = Queue(
             catalog,

@@ -18,6 +18,7 @@ from pathlib import Path
 from stoker.app.administrator import ensure_administrator
 from stoker.app.calls import Calls
 from stoker.app.install import runtimes_directory
+from stoker.app.metrics import Measures, Metrics, Parts
 from stoker.app.nats_access import NatsAccess, remove
 from stoker.app.open_files import connections_max_of, raise_open_files
 from stoker.app.privileges import drop_root
@@ -46,19 +47,21 @@ from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invocations import InvocationRoutes
 from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.machines import MachineRoutes
+from stoker.edge.http.metrics import MetricsRoute
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.edge.http.services import ServiceRoutes
 from stoker.edge.http.tail import TailRoutes
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
-from stoker.edge.services import Counters, Services
+from stoker.edge.services import Services
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
 from stoker.runtimes.launch_plans import ensure
 from stoker.sandbox.choose import open_engine
 from stoker.sandbox.engine import Engine, Site
+from stoker.telemetry.exposition import CONTENT_TYPE
 from stoker.telemetry.logging import get_logger
 from stoker.worker.code_cache import CodeCache, folder_name
 from stoker.worker.pool import Pool, machine_pressure
@@ -86,6 +89,7 @@ class Server:
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._damage: str | None = None
         self._connection: Connection | None = None
+        self._jetstream: JetStream | None = None
         self._bus: Responder | None = None
         self._pool: Pool | None = None
         self._http: HttpServer | None = None
@@ -190,7 +194,8 @@ class Server:
         self._bus = Responder(connections[1])
         await self._bus.open()
         self._undo.append(self._bus.close)
-        return JetStream(self._connection)
+        self._jetstream = JetStream(self._connection)
+        return self._jetstream
 
     async def _open_edge(
         self,
@@ -206,9 +211,9 @@ class Server:
         edge_log = get_logger("stoker.edge")
         errors = ErrorAnswers(edge_log)
         access = Access(Authenticator(fold))
-        counters = Counters()
-        services = Services(fold, counters)
-        calls = self._calls = Calls(catalog, fold, pool, keeping, limits, counters.ended, now_ms=_now_ms)
+        measures = Measures()
+        services = Services(fold, measures.counters)
+        calls = self._calls = Calls(catalog, fold, pool, keeping, limits, measures.ended, now_ms=_now_ms)
         self._undo.append(calls.close)
         history = History(calls.live, keeping.records)
         tails = self._tails = TailRoutes(fold, access, pool, limits)
@@ -221,6 +226,7 @@ class Server:
             RuntimeRoutes(access, runtime_versions),
             ServiceRoutes(fold, access, services),
             MachineRoutes(fold, access, pool, node=socket.gethostname()),
+            MetricsRoute(access, self._metrics(fold, pool, calls, keeping, measures).text, CONTENT_TYPE),
         ]
         invoke = InvokeRoute(fold, access, calls.invoker, calls.asynchronous, calls.keyed, errors)
         http = self._http = HttpServer(
@@ -239,6 +245,15 @@ class Server:
         self._undo.append(stop)
         await self._open_nats_door(fold, calls, errors, services)
         return calls
+
+    def _metrics(
+        self, fold: Fold, pool: Pool, calls: Calls, keeping: RecordKeeping, measures: Measures
+    ) -> Metrics:
+        assert self._jetstream is not None
+        assert self._engine is not None
+        most, isolation = self._settings.limits.instances_max, self._engine.name
+        parts = Parts(fold, pool, calls, keeping, self._jetstream, measures, most, isolation)
+        return Metrics(parts, started_s=time.time())
 
     async def _open_nats_door(
         self, fold: Fold, calls: Calls, errors: ErrorAnswers, services: Services

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -149,11 +150,24 @@ class StreamSpec:
 class JetStream:
     """Publishing with an acknowledgement, reading by sequence or subject, and JetStream's own API."""
 
-    def __init__(self, connection: Connection, *, disk_reserve_bytes: int = RESERVE_BYTES) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        disk_reserve_bytes: int = RESERVE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.connection = connection
+        self._clock = clock
         server = connection.server  # of other servers' disks we know nothing
         self._disk = DiskReserve(server.directory, reserve_bytes=disk_reserve_bytes) if server else None
         self._full = False
+        self.writes = 0
+        """Messages and batches that were acknowledged so far."""
+        self.write_s = 0.0
+        """What these took in all, in seconds."""
+        self.writes_failed = 0
+        """Those of which it is not known whether they are stored."""
 
     @property
     def healthy(self) -> bool:
@@ -272,14 +286,18 @@ class JetStream:
 
     async def _store(self, make: Callable[[], list[Message]], reserve: bool) -> Ack:
         self.require_room(reserve=reserve)
+        began = self._clock()
         try:
             answer = await self._call(make)
         except Unavailable:
+            self.writes_failed += 1
             if self.connection.connected and self.connection.server is not None:
                 # It answers pings but no write: a disk error made it give up the stream.
                 self.connection.server.restart("a write was not answered")
             raise
         self._full = False
+        self.writes += 1
+        self.write_s += self._clock() - began
         return Ack(sequence=answer["seq"], duplicate=answer.get("duplicate", False))
 
     async def _call(self, make: Callable[[], list[Message]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Used by whatever runs stored invocations. Does not know how they are run.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -26,6 +27,12 @@ class Ending:
         self._store = store
         self._live = live
         self._notes = notes
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """How many ends were stored so far, by invocation type and end reason."""
+        self.retries = 0
+        """Attempts after which it was stored that there will be another."""
+        self.dead_letters = 0
+        """Ends that left a dead letter."""
 
     async def end(
         self,
@@ -48,6 +55,8 @@ class Ending:
             self._live.forget(one)
             return False
         self._live.ended(one, record)
+        self.ended[record.invocation_type, record.status] += 1
+        self.dead_letters += dead_until_ms is not None
         return True
 
     async def wait_again(self, one: Live, record: Record, work: Work) -> bool:
@@ -59,6 +68,7 @@ class Ending:
             self._live.forget(one)
             return False
         one.accepted = accepted[0]
+        self.retries += 1
         return True
 
     async def release(self, one: Live) -> None:

@@ -151,6 +151,18 @@ class Queue:
         """How many invocations have been accepted and have not ended."""
         return len(self._live)
 
+    @property
+    def running(self) -> int:
+        """How many of its invocations an executor has."""
+        return sum(backlog.submitted for backlog in self._backlogs.values())
+
+    @property
+    def oldest_ms(self) -> float:
+        """How long the one has waited that waits longest for its turn; 0 if none does."""
+        firsts = (backlog.first() for backlog in self._backlogs.values())
+        now = self._clock()
+        return max(((now - one.queued_at) * 1000 for one in firsts if one is not None), default=0.0)
+
     # -- waiting for a turn ----------------------------------------------------------------------
 
     def _ready(self, one: Live) -> None:

@@ -141,6 +141,11 @@ class Recorder:
             self._recent.pop(call_id, None)
 
     @property
+    def unstored(self) -> int:
+        """How many records of calls that have ended are not stored yet."""
+        return len(self._waiting) + len(self._storing)
+
+    @property
     def busy(self) -> bool:
         """Whether calls end so fast that what nobody waits for had better be done later."""
         since_s = asyncio.get_running_loop().time() - self._flushed_at
@@ -161,7 +166,7 @@ class Recorder:
             async with asyncio.timeout(wait_s):
                 await self.flush()
         except TimeoutError:
-            self._notes.warning("records_lost", count=len(self._waiting) + len(self._storing))
+            self._notes.warning("records_lost", count=self.unstored)
         for timer in (self._timer, self._looking):
             if timer is not None:
                 timer.cancel()

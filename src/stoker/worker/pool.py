@@ -76,7 +76,7 @@ class Pool:
         self._spares: dict[str, Spares] = {}
         self._groups = Groups()
         self._following = Following(self._groups, self._tap_failed)
-        self._served = 0
+        self.served = 0
         """Instances that were given to functions so far."""
         self._cramped = False
         """Whether a function that has no instance at all waits for room."""
@@ -156,6 +156,16 @@ class Pool:
             "serving": len(self._group_of),
             **{f"spare_{name}": spares.ready for name, spares in self._spares.items()},
         }
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for an instance."""
+        return sum(group.waiting for group in self._groups)
+
+    @property
+    def spares(self) -> Mapping[str, Spares]:
+        """The spares of each runtime, to be looked at."""
+        return self._spares
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -298,8 +308,8 @@ class Pool:
         group.starting -= 1
         group.instances.add(instance)
         self._group_of[instance] = group
-        self._served += 1
-        instance.number, instance.created_ms = self._served, self._now_ms()
+        self.served += 1
+        instance.number, instance.created_ms = self.served, self._now_ms()
         self._handover.load(instance, function, (self._clock() - began) * 1000)
         if group.tap is not None:
             instance.follow(group.tap)

@@ -57,6 +57,10 @@ class Spares:
         self._closed = False
         self.boot_ms = 100.0
         """A moving mean of what a boot takes."""
+        self.booted = 0
+        """Boots that came to their hello so far."""
+        self.failed = 0
+        """Boots that did not."""
 
     @property
     def ready(self) -> int:
@@ -137,12 +141,14 @@ class Spares:
             except Exception as error:
                 self._coming -= 1
                 self._failures += 1
+                self.failed += 1
                 self._on_failure(self._runtime, error)
                 self._fail_a_waiter(error)
                 self._refill_later()
                 return
             self._coming -= 1
             self._failures = 0
+            self.booted += 1
             self.boot_ms += ((self._clock() - began) * 1000 - self.boot_ms) * 0.2
             self._put(instance)
 
