@@ -87,7 +87,7 @@ class Busiest:
         return known
 
     def _make_way(self, living: list[_Known]) -> None:
-        """Give rows to those that are much busier than some that have one; theirs count from the next look."""
+        """Give rows to those that are much busier than some that have one."""
         without = sorted((known for known in living if known.own is None), key=_busy, reverse=True)
         with_row = sorted((known for known in living if known.own is not None), key=_busy)
         leaving = iter(with_row)
