@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from stoker.catalog.fold import Identity
-from stoker.catalog.tokens import Authenticator
 from stoker.edge.http.access import Access
+from stoker.edge.http.app import Door
 from stoker.edge.http.tail import BUFFER_BYTES_MAX, LINES_AT_ONCE, SILENCE_S, Tail, TailRoutes
 from stoker.model.call import CallIds, text_of
-from stoker.model.errors import Forbidden, InvalidRequest, NoCapacity, NotFound, StokerError, Unauthenticated
 from stoker.model.limits import KIB, Limits
 from stoker.testing.clock import in_fake_time, passed, settled
 from stoker.testing.site import STRANGER, Site
@@ -59,13 +57,17 @@ class Source:
 class Client:
     """Follows until it leaves; while it does not read, nothing more is written to it."""
 
-    def __init__(self, routes: TailRoutes, *, query: str = "follow=true", token: str = "admin", **path: str):
-        self._routes = routes
+    def __init__(
+        self, site: Site, *, query: str = "follow=true", token: str = "admin", function: str = "my-function"
+    ) -> None:
+        path = f"/compute/functions/my-namespace/{function}/log"
+        self._site = site
         self._scope: dict[str, Any] = {
             "type": "http",
             "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
             "query_string": query.encode(),
-            "path_params": {"collection": "my-namespace", "function": "my-function"} | path,
             "headers": [(b"authorization", f"Bearer {token}".encode())],
         }
         self._gone = asyncio.Event()
@@ -77,9 +79,7 @@ class Client:
         self.task = asyncio.ensure_future(self._follow())
 
     async def _follow(self) -> None:
-        request = Request(self._scope, self._receive)
-        response = await self._routes.follow(request)
-        await response(self._scope, self._receive, self._send)
+        await self._site.app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> dict[str, Any]:
         await self._gone.wait()
@@ -97,27 +97,30 @@ class Client:
         self._gone.set()
         await asyncio.wait([self.task])
 
-    async def refused(self) -> StokerError:
-        with pytest.raises(StokerError) as refused:
-            await self.task
-        return refused.value
+    async def refused(self) -> tuple[int, str, str]:
+        """Return status, code and message."""
+        await self.task
+        body = json.loads(self.stream)
+        return self.head["status"], body["code"], body["error"]
 
 
-class Bench:
+class Bench(Site):
     """One function that can be followed."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.site = Site({})
         self.source = Source()
-        fold = self.site.bench.fold
-        self.routes = TailRoutes(fold, Access(Authenticator(fold)), self.source, limits or Limits())
+        super().__init__({}, limits=limits)
+
+    def _doors(self, access: Access) -> Sequence[Door]:
+        self.routes = TailRoutes(self.bench.fold, access, self.source, self.limits)
+        return (self.routes,)
 
     async def with_function(self) -> Bench:
-        await self.site.bench.create()
+        await self.bench.create()
         return self
 
     async def follow(self, **how: Any) -> Client:
-        client = Client(self.routes, **how)
+        client = Client(self, **how)
         await settled()
         return client
 
@@ -301,7 +304,7 @@ async def test_a_server_that_stops_lets_every_client_go_after_what_it_was_still_
 
     assert events_of(client.stream)[1:] == [("end", {"reason": "the server is stopping"})]
     assert client.ended
-    assert (type(late), late.message) == (NoCapacity, "the server is stopping")
+    assert late == (503, "no_capacity", "the server is stopping")
 
 
 @in_fake_time
@@ -313,7 +316,7 @@ async def test_no_more_clients_follow_than_the_limit_says_and_who_leaves_makes_r
     await first.leave()
     third = await bench.follow()
 
-    assert isinstance(refused, NoCapacity)
+    assert refused[:2] == (503, "no_capacity")
     assert third.head["status"] == 200
     await second.leave()
     await third.leave()
@@ -322,7 +325,7 @@ async def test_no_more_clients_follow_than_the_limit_says_and_who_leaves_makes_r
 @in_fake_time
 async def test_a_client_that_left_before_its_answer_began_takes_nobodys_place() -> None:
     bench = await Bench(Limits(followers_max=1)).with_function()
-    client = Client(bench.routes)
+    client = Client(bench)
     client.reads.clear()
 
     await client.leave()
@@ -332,28 +335,28 @@ async def test_a_client_that_left_before_its_answer_began_takes_nobodys_place() 
 
 
 @pytest.mark.parametrize(
-    ("how", "error"),
+    ("how", "status", "code"),
     [
-        ({"token": "guess"}, Unauthenticated),
-        ({"token": STRANGER}, NotFound),
-        ({"function": "none"}, NotFound),
-        ({"token": "caller"}, Forbidden),
-        ({"token": "reader"}, Forbidden),
-        ({"token": "nobody", "query": ""}, Forbidden),
-        ({"query": ""}, InvalidRequest),
-        ({"query": "follow=false"}, InvalidRequest),
-        ({"query": "follow="}, InvalidRequest),
+        ({"token": "guess"}, 401, "auth.invalid"),
+        ({"token": STRANGER}, 404, "not_found"),
+        ({"function": "none"}, 404, "not_found"),
+        ({"token": "caller"}, 403, "auth.forbidden"),
+        ({"token": "reader"}, 403, "auth.forbidden"),
+        ({"token": "nobody", "query": ""}, 403, "auth.forbidden"),
+        ({"query": ""}, 400, "request.invalid"),
+        ({"query": "follow=false"}, 400, "request.invalid"),
+        ({"query": "follow="}, 400, "request.invalid"),
     ],
 )
 @in_fake_time
 async def test_who_may_not_follow_or_does_not_ask_to_is_refused(
-    how: dict[str, str], error: type[StokerError]
+    how: dict[str, str], status: int, code: str
 ) -> None:
     bench = await Bench().with_function()
 
     refused = await (await bench.follow(**how)).refused()
 
-    assert type(refused) is error
+    assert refused[:2] == (status, code)
     assert bench.source.taps == []
 
 
