@@ -16,6 +16,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--nats", "URLS", "NATS servers to use in place of the embedded one"),
     ("--tls-cert", "FILE", "certificate chain, PEM"),
     ("--tls-key", "FILE", "its private key, PEM"),
+    ("--secrets-key", "FILE", "the key that seals secrets, DATA/secrets.key if not given"),
     ("--pool", "NODE,PYTHON", "booted spare instances of each runtime, 4,4 if not given"),
     ("--egress", "WHAT", "public or none"),
     ("--config", "FILE", "settings in TOML; DATA/server.toml if there is one"),

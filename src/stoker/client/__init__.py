@@ -40,6 +40,7 @@ from stoker.client.errors import (
     UnexpectedAnswer,
     VersionConflict,
 )
+from stoker.client.names import InvalidName
 from stoker.client.retry import NO_PATIENCE, Patience
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "FunctionTimeout",
     "IdempotencyConflict",
     "InputRejected",
+    "InvalidName",
     "InvocationLost",
     "InvocationStopped",
     "LimitReached",

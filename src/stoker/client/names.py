@@ -13,14 +13,18 @@ _SUBJECT = re.compile(
 )
 
 
+class InvalidName(ValueError):
+    """A text that names no function; nothing was asked."""
+
+
 def function_path(name: str) -> str:
-    """Return the two segments of a path that name a function. Raises ValueError for what names none."""
+    """Return the two segments of a path that name a function. Raises InvalidName."""
     subject = _SUBJECT.match(name)
     if subject is not None:
         return f"{subject['topic']}/{subject['service']}"
     collection, slash, function = name.partition("/")
     if not slash or not collection or not function or "/" in function:
-        raise ValueError(f"{name!r} does not name a function: it is written collection/name")
+        raise InvalidName(f"{name!r} does not name a function: it is written collection/name")
     return f"{segment(collection)}/{segment(function)}"
 
 

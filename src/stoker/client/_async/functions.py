@@ -10,7 +10,7 @@ from stoker.client import asks
 from stoker.client._async.session import AsyncSession
 from stoker.client.asks import Answer, Ask
 from stoker.client.errors import Details, NotFound
-from stoker.client.names import function_path, segment
+from stoker.client.names import InvalidName, function_path, segment
 from stoker.client.types import (
     Code,
     CodeChanges,
@@ -48,7 +48,7 @@ class AsyncFunctions:
         if "/" in name or "." in name:
             try:
                 return function_path(name)
-            except ValueError:
+            except InvalidName:
                 pass
         found = [function for function in await self.list() if function.name == name]
         if len(found) == 1:

@@ -11,6 +11,7 @@ import msgspec
 from stoker.client import asks
 from stoker.client._async.session import AsyncSession
 from stoker.client.answers import CallAnswer, call_answer
+from stoker.client.errors import Details, ServerUnreachable
 from stoker.client.names import function_path, segment
 from stoker.client.types import LogLine, Record
 
@@ -105,12 +106,18 @@ class AsyncInvocations:
         return await self._session.send(ask)
 
     async def follow(self, function: str) -> AsyncIterator[LogLine]:
-        """Yield what a function's calls print, while they print it, until the server ends the stream."""
+        """Yield what a function's calls print, while they print it.
+
+        It ends with an error only: ServerUnreachable, whose message is the server's reason if it told one.
+        """
         path = f"/compute/functions/{function_path(function)}/log?follow=true"
         async with self._session.stream(path) as events:
             async for event in events:
                 if event.name == "log":
                     yield msgspec.json.decode(event.data, type=LogLine)
+                elif event.name == "end":
+                    raise ServerUnreachable(_reason(event.data), Details("client.stream_ended"))
+        raise ServerUnreachable("the stream has ended", Details("client.connection_lost"))
 
 
 class AsyncDeadLetters:
@@ -134,6 +141,11 @@ class AsyncDeadLetters:
         """Give one up."""
         path = f"/compute/functions/{function_path(function)}/dead-letters/{segment(invocation_id)}"
         await self._session.send(asks.change("DELETE", path, asks.nothing))
+
+
+def _reason(data: str) -> str:
+    found = msgspec.json.decode(data)
+    return str(found.get("reason") if isinstance(found, dict) else found)
 
 
 def _time(at: datetime | str | None) -> str | None:

@@ -96,8 +96,8 @@ class Client:
 
         A lost connection runs nothing twice: the call has a key, made once, under which the server keeps
         its outcome. That costs two writes to its disk; `key=None` is quicker, and such a call is not sent
-        again. Raises FunctionFailed, InputRejected, NotFound, LimitReached, PlatformFailed;
-        msgspec.ValidationError if the result is not of the type.
+        again. Raises FunctionFailed, InputRejected, NotFound, LimitReached, PlatformFailed, ...;
+        InvalidName for a name without a collection; msgspec.ValidationError if the result is not of the type.
         """
         answer = self.call(name, payload, version=version, key=key)
         return msgspec.json.decode(answer.text, type=returns)

@@ -11,7 +11,7 @@ from stoker.client import asks
 from stoker.client._sync.session import Session
 from stoker.client.asks import Answer, Ask
 from stoker.client.errors import Details, NotFound
-from stoker.client.names import function_path, segment
+from stoker.client.names import InvalidName, function_path, segment
 from stoker.client.types import (
     Code,
     CodeChanges,
@@ -49,7 +49,7 @@ class Functions:
         if "/" in name or "." in name:
             try:
                 return function_path(name)
-            except ValueError:
+            except InvalidName:
                 pass
         found = [function for function in self.list() if function.name == name]
         if len(found) == 1:

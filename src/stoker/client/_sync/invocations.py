@@ -12,6 +12,7 @@ import msgspec
 from stoker.client import asks
 from stoker.client._sync.session import Session
 from stoker.client.answers import CallAnswer, call_answer
+from stoker.client.errors import Details, ServerUnreachable
 from stoker.client.names import function_path, segment
 from stoker.client.types import LogLine, Record
 
@@ -103,12 +104,18 @@ class Invocations:
         return self._session.send(ask)
 
     def follow(self, function: str) -> Iterator[LogLine]:
-        """Yield what a function's calls print, while they print it, until the server ends the stream."""
+        """Yield what a function's calls print, while they print it.
+
+        It ends with an error only: ServerUnreachable, whose message is the server's reason if it told one.
+        """
         path = f"/compute/functions/{function_path(function)}/log?follow=true"
         with self._session.stream(path) as events:
             for event in events:
                 if event.name == "log":
                     yield msgspec.json.decode(event.data, type=LogLine)
+                elif event.name == "end":
+                    raise ServerUnreachable(_reason(event.data), Details("client.stream_ended"))
+        raise ServerUnreachable("the stream has ended", Details("client.connection_lost"))
 
 
 class DeadLetters:
@@ -132,6 +139,11 @@ class DeadLetters:
         """Give one up."""
         path = f"/compute/functions/{function_path(function)}/dead-letters/{segment(invocation_id)}"
         self._session.send(asks.change("DELETE", path, asks.nothing))
+
+
+def _reason(data: str) -> str:
+    found = msgspec.json.decode(data)
+    return str(found.get("reason") if isinstance(found, dict) else found)
 
 
 def _time(at: datetime | str | None) -> str | None:
