@@ -170,9 +170,16 @@ class InvocationStore:
         return Accepted(accepted.account, accepted.record, work, accepted.sequence, accepted.payload_pieces)
 
     def recent(self, account: str, invocation_id: str) -> Record | None:
-        """Return the record of one that has ended lately, before it can be found by search."""
+        """Return the record of one that has ended lately, before it can be found by search.
+
+        Raises NotFound if it has expired already, while search finds what was before its end.
+        """
         found = self._fresh.get((account, invocation_id))
-        return None if found is None or found[1] <= self._now_ms() else found[0]
+        if found is None:
+            return None
+        if found[1] <= self._now_ms():
+            raise NotFound("no such invocation")
+        return found[0]
 
     def searchable(self, position: int) -> None:
         """Forget what search finds from now on: all that is stored up to this sequence."""
