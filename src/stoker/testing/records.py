@@ -113,9 +113,9 @@ class RecordsBench:
         self, accepted: Accepted, *, keeping: Keeping = KEPT, dead: bool = False, **record: Any
     ) -> Record:
         """Store the end of one, as `ok` unless it is said otherwise."""
-        ended = replace(
-            accepted.record, **{"status": "ok", "attempts": 1, "ended_ms": self.now_ms()} | record
-        )
+        payload = accepted.work.payload if keeping.store_payload else None
+        ended = replace(accepted.record, status="ok", attempts=1, ended_ms=self.now_ms(), payload=payload)
+        ended = replace(ended, **record)
         dead_until_ms = self.now_ms() + 60_000 if dead else None
         await self.store.end(accepted, ended, keeping, dead_until_ms=dead_until_ms)
         return ended
