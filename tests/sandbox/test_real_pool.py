@@ -22,7 +22,7 @@ from stoker.runtimes import launch_plans
 from stoker.sandbox.engine import Site
 from stoker.sandbox.spawn import start_supervisor
 from stoker.testing.functions import a_function
-from stoker.testing.worker import AMPLE, Notes
+from stoker.testing.worker import AMPLE, FakeSecrets, Notes
 from stoker.worker.code_cache import CodeCache
 from stoker.worker.groups import identity_of
 from stoker.worker.pool import Pool
@@ -138,6 +138,7 @@ async def real(crun: str, tmp_path: Path, real_plans: tuple[LaunchPlan, ...]) ->
         {plan.runtime: plan for plan in plans},
         folders,
         Contents(),
+        FakeSecrets(),
         limits,
         spares={"nodejs": 2, "python": 2},
         cpu_millis=cpu_millis_of,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
 from stoker.model.errors import (
     IdempotencyConflict,

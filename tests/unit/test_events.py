@@ -85,7 +85,7 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     assert (retired_collection.created_name, retired_collection.revision) == ("my-function", 15)
     retired = fold.retired["default", "tools", "230114167"]
     assert (retired.created_name, retired.version, retired.revision) == ("base64-encode", 4, 8)
-    (token,) = fold.tokens.values()
+    (token,) = fold.tenants.tokens.values()
     assert (token.token_id, token.scopes, token.digest) == (
         "administrator",
         frozenset({"*"}),

@@ -252,9 +252,9 @@ def test_a_new_token_of_the_same_id_replaces_the_old_one() -> None:
 
     _store(fold, key, "created", name="a", digest="bb" * 32, scopes=["*"])
 
-    assert list(fold.tokens) == [bytes.fromhex("bb" * 32)]
+    assert list(fold.tenants.tokens) == [bytes.fromhex("bb" * 32)]
     _store(fold, key, "deleted")
-    assert fold.tokens == {}
+    assert fold.tenants.tokens == {}
 
 
 async def test_contents_in_use_are_those_of_functions_and_stored_objects() -> None:

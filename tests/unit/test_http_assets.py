@@ -76,6 +76,7 @@ async def test_code_is_answered_with_its_assets_version_and_time(site: Site) -> 
 
 
 async def test_a_patch_is_a_new_version_of_what_it_names(site: Site) -> None:
+    await site.bench.put_secret("S")
     body = {
         "assets": [item(NEW, "app.py"), item(b"x", "lib/x.py")],
         "handler": "app.handler",
@@ -98,6 +99,7 @@ async def test_a_patch_is_a_new_version_of_what_it_names(site: Site) -> None:
 
 
 async def test_null_is_what_a_create_has_by_default(site: Site) -> None:
+    await site.bench.put_secret("S")
     given = {"timeout": 5, "env_vars": ["A=1"], "read_only_fs": False, "secrets": ["S"]}
     given |= {"network": {"egress": []}}
     before = await get(site)

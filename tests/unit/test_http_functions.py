@@ -52,6 +52,7 @@ async def test_get_answers_what_create_did_with_assets_version_and_etag(site: Si
 
 
 async def test_what_was_given_beyond_the_seed_is_answered_as_it_was_given(site: Site) -> None:
+    await site.bench.put_secret("S")
     asset = {
         **SEED["request"]["compute_asset"],
         "runtime": "python",

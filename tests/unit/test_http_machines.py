@@ -169,13 +169,19 @@ async def test_any_other_status_is_refused_and_the_known_ones_are_named(
 async def test_machines_of_another_account_are_not_there(site: MachineSite) -> None:
     site.machines.there = [a_machine(1), a_machine(2, account="other")]
 
-    own = (await site.client.get(MACHINES)).json()["body"]
+    own = (await site.client.get(MACHINES, headers={"Authorization": "Bearer reader"})).json()["body"]
     stranger = (
-        await site.client.get(f"{MACHINES}?machine={1:012x}", headers={"Authorization": "Bearer stranger"})
+        await site.client.get(f"{MACHINES}?machine={1:012x}", headers={"Authorization": "Bearer visitor"})
     ).json()["body"]
 
     assert ([one["pid"] for one in own["results"]], own["results_total"]) == ([1001], 1)
     assert stranger == {"results": [], "results_total": 0}
+
+
+async def test_a_platform_administrator_sees_machines_of_all_accounts(site: MachineSite) -> None:
+    site.machines.there = [a_machine(1), a_machine(2, account="other")]
+
+    assert await site.ids() == [1, 2]
 
 
 @pytest.mark.parametrize(

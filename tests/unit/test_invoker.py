@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.invoker import Invoker
 from stoker.model.call import Call
 from stoker.model.errors import (

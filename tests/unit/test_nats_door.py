@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from stoker.catalog import events
+from stoker.catalog.fold import Fold
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.nats.bus import Incoming
 from stoker.edge.nats.discovery import WAITING_MAX, Discovery
@@ -117,6 +119,13 @@ async def bench() -> Bench:
     return await a_bench()
 
 
+def a_fold() -> Fold:
+    fold = Fold()
+    made = events.encode("created", 1, name="acme", limits={})
+    fold.apply(str(events.account_key("acc_1")), made, 1)
+    return fold
+
+
 # -- subjects ----------------------------------------------------------------------------------------
 
 
@@ -124,17 +133,23 @@ async def bench() -> Bench:
     ("subject", "identity"),
     [
         (SUBJECT, ("default", "my-namespace", "3970185486")),
-        (f"accounts.acme.{SUBJECT}", ("acme", "my-namespace", "3970185486")),
+        (f"accounts.acme.{SUBJECT}", ("acc_1", "my-namespace", "3970185486")),
+        (f"accounts.acc_1.{SUBJECT}", None),
+        (f"accounts.nobody.{SUBJECT}", None),
     ],
 )
-def test_a_subject_names_account_collection_and_service(subject: str, identity: tuple[str, str, str]) -> None:
-    assert identity_of(subject) == identity
+def test_a_subject_names_account_collection_and_service(
+    subject: str, identity: tuple[str, str, str] | None
+) -> None:
+    assert identity_of(subject, a_fold().tenants) == identity
 
 
 def test_a_function_is_called_on_its_subject_and_that_of_another_account_below_the_accounts() -> None:
-    function = a_function()
+    function, tenants = a_function(), a_fold().tenants
 
-    assert listening_subject(function) == "ms.compute.tools.function.3970185486"
+    assert listening_subject(function, tenants) == "ms.compute.tools.function.3970185486"
+    other = replace(function, account="acc_1")
+    assert listening_subject(other, tenants) == "accounts.acme.ms.compute.tools.function.3970185486"
 
 
 async def test_the_door_shares_its_subjects_with_other_servers(bench: Bench) -> None:

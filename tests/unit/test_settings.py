@@ -52,6 +52,7 @@ def test_every_setting_can_come_from_each_of_the_three(tmp_path: Path) -> None:
         "nats": "nats://a:4222,tls://b",
         "tls_cert": "/c.pem",
         "tls_key": "/k.pem",
+        "secrets_key": "/s.key",
         "pool": "0,7",
         "egress": "none",
         "egress_allow_range": "10.0.0.0/8,fd00::/8",

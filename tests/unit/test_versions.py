@@ -25,6 +25,7 @@ async def _roll_back(bench: CatalogBench, version: int, revisions: frozenset[int
 
 async def test_a_change_of_code_is_a_new_version_with_the_rest_of_the_latest_one() -> None:
     bench = CatalogBench()
+    await bench.put_secret("S")
     created = await bench.create(env_vars=("A=1",), secrets=("S",), network={"egress": []})
     bench.now_ms += 5_000
 
@@ -46,6 +47,7 @@ async def test_a_change_of_code_is_a_new_version_with_the_rest_of_the_latest_one
 
 async def test_what_is_given_as_none_is_what_a_create_has_by_default() -> None:
     bench = CatalogBench()
+    await bench.put_secret("S")
     await bench.create(timeout=7, env_vars=("A=1",), secrets=("S",), network={"egress": []})
 
     await _change(bench, timeout=None, env_vars=None, secrets=None, network=None)

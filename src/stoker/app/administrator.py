@@ -12,10 +12,9 @@ from stoker.app.private_file import write_private
 from stoker.catalog import events
 from stoker.catalog.fold import Fold
 from stoker.catalog.journal import Log
-from stoker.catalog.stored import StoredToken
-from stoker.catalog.tokens import ADMINISTRATOR_ID, ALL_SCOPES, digest_of, new_token
-
-ACCOUNT = "default"
+from stoker.catalog.principal import ALL_SCOPES
+from stoker.catalog.stored import DEFAULT_ACCOUNT, StoredToken
+from stoker.catalog.tokens import ADMINISTRATOR_ID, digest_of, new_token
 
 
 async def ensure_administrator(
@@ -26,9 +25,7 @@ async def ensure_administrator(
     `given` replaces the one before. If none was ever given, one is made and kept in `file` (0600), and its
     text is returned the first time; else None.
     """
-    stored = next(
-        (t for t in fold.tokens.values() if (t.account, t.token_id) == (ACCOUNT, ADMINISTRATOR_ID)), None
-    )
+    stored = fold.tenants.token(DEFAULT_ACCOUNT, ADMINISTRATOR_ID)
     kept = _read(file)
     if given is not None:
         await _store(fold, log, stored, given, now_ms)
@@ -51,7 +48,7 @@ async def _store(
     digest = digest_of(token.encode())
     if stored is not None and stored.digest == digest:
         return
-    subject = str(events.token_key(ACCOUNT, ADMINISTRATOR_ID))
+    subject = str(events.token_key(DEFAULT_ACCOUNT, ADMINISTRATOR_ID))
     data = events.encode(
         "created", now_ms(), name="administrator", digest=digest.hex(), scopes=sorted(ALL_SCOPES)
     )

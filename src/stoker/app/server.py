@@ -23,6 +23,7 @@ from stoker.app.nats_access import NatsAccess, remove
 from stoker.app.open_files import connections_max_of, raise_open_files
 from stoker.app.privileges import drop_root
 from stoker.app.record_keeping import RecordKeeping
+from stoker.app.secrets_key import own_seal, seal_of
 from stoker.app.settings import Settings
 from stoker.backbone.blobs import BlobStore
 from stoker.backbone.connection import Connection
@@ -39,6 +40,7 @@ from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.history import History
 from stoker.edge.http.access import Access
+from stoker.edge.http.accounts import AccountRoutes
 from stoker.edge.http.api import rfc3339
 from stoker.edge.http.app import Door, make_app
 from stoker.edge.http.assets import AssetRoutes
@@ -46,12 +48,15 @@ from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invocations import InvocationRoutes
 from stoker.edge.http.invoke import InvokeRoute
+from stoker.edge.http.limits_route import LimitsRoute
 from stoker.edge.http.machines import MachineRoutes
 from stoker.edge.http.metrics import MetricsRoute
 from stoker.edge.http.runtimes import RuntimeRoutes
+from stoker.edge.http.secrets import SecretRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.edge.http.services import ServiceRoutes
 from stoker.edge.http.tail import TailRoutes
+from stoker.edge.http.tokens import TokenRoutes
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Services
@@ -120,7 +125,9 @@ class Server:
         site = Site(settings.data, code_root, plans, settings.limits)
         engine = self._engine = await open_engine(settings.isolation, site, self._notice)
         self._undo.append(engine.close)
+        given_seal = None if settings.secrets_key is None else seal_of(settings.secrets_key)  # while we may
         drop_root(settings.data, [layer for plan in plans for layer in plan.layers])
+        seal = given_seal or own_seal(settings.data)
         if engine.name == "process":
             self._log.warning("no_isolation", hint="functions run as plain processes of this user")
         jetstream = await self._open_backbone()
@@ -146,13 +153,16 @@ class Server:
         keeping = RecordKeeping(jetstream, guard, settings.data, settings.limits, now_ms=_now_ms)
         self._undo.append(keeping.close)
         await keeping.open()
-        catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, now_ms=_now_ms)
+        catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, seal=seal, now_ms=_now_ms)
+        if (closed := sum(1 for one in fold.secrets.values() if one.key_id != seal.key_id)) > 0:
+            self._log.warning("secrets_of_another_key", count=closed, hint="--secrets-key FILE")
         self._undo.append(catalog.settle)
         pool = self._pool = Pool(
             engine,
             {plan.runtime: plan for plan in plans},
             folders,
             blobs,
+            catalog.secrets,
             settings.limits,
             spares={"nodejs": settings.pool_nodejs, "python": settings.pool_python},
             cpu_millis=cpu_millis_of,
@@ -163,7 +173,9 @@ class Server:
         await pool.open()
         self._undo.append(pool.close)
         catalog.on_change.append(pool.function_changed)
+        catalog.on_secret.append(pool.secret_changed)
         catalog.on_loosened.append(self._sweeper(catalog))
+        catalog.on_gone.append(self._eraser(folders, pool))
         runtime_versions = {plan.runtime: plan.version for plan in plans}
         calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions)
         self._own(asyncio.ensure_future(calls.recover()), name="recovery of invocations")
@@ -226,6 +238,10 @@ class Server:
             RuntimeRoutes(access, runtime_versions),
             ServiceRoutes(fold, access, services),
             MachineRoutes(fold, access, pool, node=socket.gethostname()),
+            AccountRoutes(catalog, access),
+            TokenRoutes(catalog, access),
+            SecretRoutes(catalog, access),
+            LimitsRoute(catalog, fold, access, keeping.records),
             MetricsRoute(access, self._metrics(fold, pool, calls, keeping, measures).text, CONTENT_TYPE),
         ]
         invoke = InvokeRoute(fold, access, calls.invoker, calls.asynchronous, calls.keyed, errors)
@@ -359,6 +375,15 @@ class Server:
             self._own(asyncio.ensure_future(_sweep(catalog, contents)), name="sweep after a change")
 
         return loosened
+
+    def _eraser(self, folders: CodeCache, pool: Pool) -> Callable[[str], None]:
+        """What is unpacked of a deleted account's code goes at once, with all that is not in use just now."""
+
+        def gone(account: str) -> None:
+            trim = folders.trim({folder_name(code.assets) for code in pool.code_in_use}, 0)
+            self._own(asyncio.ensure_future(trim), name="trim after an account")
+
+        return gone
 
     def _damaged(self, account: str, digest: str, what: str) -> None:
         self._damage = f"the store is damaged: content {digest[:12]} cannot be read"

@@ -38,6 +38,7 @@ class Settings:
     nats: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    secrets_key: Path | None = None
     pool_nodejs: int = 4
     pool_python: int = 4
     egress: str = "public"
@@ -56,6 +57,7 @@ NAMES = (
     "nats",
     "tls_cert",
     "tls_key",
+    "secrets_key",
     "pool",
     "egress",
     "egress_allow_range",
@@ -101,6 +103,7 @@ def read_settings(options: Mapping[str, Any], environ: Mapping[str, str], home: 
         nats=_nats(chosen.get("nats")),
         tls_cert=cert,
         tls_key=key,
+        secrets_key=_path(chosen.get("secrets_key")),
         pool_nodejs=pool_nodejs,
         pool_python=pool_python,
         egress=_word(chosen.get("egress"), "public", ("public", "none")),

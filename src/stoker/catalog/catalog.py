@@ -7,11 +7,13 @@ folded in once it is stored. Does not know HTTP, NATS, nor where code is run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stoker.catalog import draft as drafts
 from stoker.catalog import events
+from stoker.catalog.accounts import Accounts
 from stoker.catalog.code import CodeStore, Unpacker
 from stoker.catalog.collections import Collections
 from stoker.catalog.contents import Contents, KeptContents
@@ -19,8 +21,12 @@ from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Contract, Entry, Fold
 from stoker.catalog.journal import Journal, Log
 from stoker.catalog.objects import Objects
+from stoker.catalog.quotas import Usage
 from stoker.catalog.references import Content
 from stoker.catalog.schema import compile_schema
+from stoker.catalog.sealing import Seal
+from stoker.catalog.secrets import Secrets
+from stoker.catalog.tokens import Tokens
 from stoker.catalog.versions import Versions
 from stoker.model.errors import NameTaken
 from stoker.model.function import Asset, CodeVersion, Function
@@ -40,32 +46,47 @@ class Catalog:
         unpacker: Unpacker,
         limits: Limits,
         *,
+        seal: Seal,
         now_ms: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fold = fold
         self._limits = limits
         self._now_ms = now_ms
         self._journal = journal = Journal(fold, log)
         self._contents = KeptContents(fold.references, contents)
-        self._code = CodeStore(self._contents, unpacker)
+        self.usage = usage = Usage(clock=clock)
+        for account in fold.tenants.accounts.values():
+            usage.limit(account)
+        journal.on_account.append(usage.limit)
+        journal.on_gone.append(usage.forget)
+        self._code = CodeStore(self._contents, unpacker, self._require_code_bytes)
         self.on_change = journal.on_change
         self.on_loosened = journal.on_loosened
-        self.versions = Versions(fold, journal, self._code, limits, now_ms)
+        self.on_secret = journal.on_secret
+        self.on_gone = journal.on_gone
+        self.versions = Versions(fold, journal, self._code, limits, now_ms, self._require_version)
         self.collections = Collections(fold, journal, limits, now_ms)
-        self.objects = Objects(fold, journal, self._contents, now_ms)
+        self.objects = Objects(fold, journal, self._contents, usage, now_ms)
+        self.tokens = Tokens(fold, journal, limits, now_ms)
+        self.accounts = Accounts(fold, journal, self.tokens, now_ms)
+        self.secrets = Secrets(fold, journal, self._contents, seal, limits, now_ms)
 
     # -- functions -------------------------------------------------------------------------------
 
     async def create_function(self, account: str, wanted: FunctionDraft) -> Function:
         """Store a new function, and its collection if that does not exist yet; return it.
 
-        Raises InvalidRequest or TooLarge naming the field, NameTaken, StorageFull, Unavailable.
+        Raises InvalidRequest or TooLarge naming the field, NameTaken, QuotaExceeded, StorageFull,
+        Unavailable.
         """
         drafts.check_draft(wanted, self._limits)  # refuses before anything is unpacked or stored
+        self._check_secrets(account, wanted)
         contract = _compile(wanted.schema, self._limits)
         self.collections.check_text(account, wanted.collection)
         if (known := self._fold.collection(account, wanted.collection)) is not None:
             self._refuse_taken(account, known.topic, wanted.name)
+        self._require_one_more(account)
 
         async def create() -> Function:
             async with self._code.kept(account, wanted.assets) as assets, self._journal.deciding(account):
@@ -78,6 +99,9 @@ class Catalog:
         self, account: str, topic: str, wanted: FunctionDraft, assets: tuple[Asset, ...], contract: Contract
     ) -> Function:
         self._refuse_taken(account, topic, wanted.name)
+        self._check_secrets(account, wanted)  # one may have been deleted since
+        self._require_one_more(account)
+        self._require_code_bytes(account, assets)
         service, before = self._fold.next_service(account, topic, wanted.name)
         now_ms = self._now_ms()
         function = Function(
@@ -201,6 +225,22 @@ class Catalog:
     async def settle(self) -> None:
         """Return once no change is under way any more; for the end of a server."""
         await self._journal.settle()
+
+    def _check_secrets(self, account: str, wanted: FunctionDraft) -> None:
+        self.secrets.require(account, wanted.secrets, "/compute_asset/secrets")
+
+    def _require_version(self, account: str, code: CodeVersion, pointer: str) -> None:
+        """Refuse a new version whose secrets are not there, or for whose code there is no room."""
+        self.secrets.require(account, code.secrets, pointer)
+        self._require_code_bytes(account, code.assets)
+
+    def _require_one_more(self, account: str) -> None:
+        self.usage.require(account, "functions", self._fold.count_of(account), 1)
+
+    def _require_code_bytes(self, account: str, assets: Iterable[Asset]) -> None:
+        references = self._fold.references
+        more = references.bytes_more(account, ((asset.digest, asset.size_bytes) for asset in assets))
+        self.usage.require(account, "code_bytes", references.bytes_of(account), more)
 
     def _refuse_taken(self, account: str, topic: str, name: str) -> None:
         if self._fold.name_is_taken(account, topic, name):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Protocol
 
@@ -32,9 +32,15 @@ class Unpacker(Protocol):
 class CodeStore:
     """Takes in the code of all accounts."""
 
-    def __init__(self, contents: KeptContents, unpacker: Unpacker) -> None:
+    def __init__(
+        self,
+        contents: KeptContents,
+        unpacker: Unpacker,
+        require_room: Callable[[str, Iterable[Asset]], None],
+    ) -> None:
         self._contents = contents
         self._unpacker = unpacker
+        self._require_room = require_room
 
     @asynccontextmanager
     async def kept(
@@ -43,13 +49,15 @@ class CodeStore:
         """Give the items as assets; within, their contents are stored and are not swept.
 
         Nothing is stored unless all can be unpacked; what was stored beforehand is not stored again.
-        Raises InvalidRequest or TooLarge with a field below `pointer`, StorageFull, Unavailable.
+        Raises InvalidRequest or TooLarge with a field below `pointer`, QuotaExceeded, StorageFull,
+        Unavailable.
         """
         with ExitStack() as pins:
             stored = [item.content for item in items if isinstance(item.content, StoredContent)]
             pins.enter_context(self._contents.pinned((account, content.digest) for content in stored))
             sent: dict[str, bytes] = {}
             assets = tuple([await _asset(item, sent) for item in items])
+            self._require_room(account, assets)  # also decided anew when the event is
             pins.enter_context(self._contents.pinned((account, digest) for digest in sent))
             await self._unpack(account, assets, sent, pointer)
             puts = (self._contents.put(account, digest, content) for digest, content in sent.items())

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.catalog.quotas import QUOTAS, Quotas
 from stoker.model.errors import PlatformError
 from stoker.model.function import Asset, CodeVersion, Collection, Concurrency, Function
 
@@ -55,6 +56,16 @@ def collection_key(account: str, topic: str) -> Subject:
 def token_key(account: str, token_id: str) -> Subject:
     """Return where a token's events are stored."""
     return Subject(account, "token", (token_id,))
+
+
+def account_key(account: str) -> Subject:
+    """Return where an account's own events are stored."""
+    return Subject(account, "account", ("self",))
+
+
+def secret_key(account: str, name: str) -> Subject:
+    """Return where a secret's events are stored."""
+    return Subject(account, "secret", (name,))
 
 
 def object_key(account: str, key_hash: str) -> Subject:
@@ -112,6 +123,18 @@ def settings_content(function: Function) -> dict[str, Any]:
         "retry": function.retry,
         "concurrency": function.concurrency_given,
     }
+
+
+def quotas_content(quotas: Quotas) -> dict[str, int]:
+    """Return what is stored and shown of quotas: those that there are."""
+    return {name: limit for name in QUOTAS if (limit := getattr(quotas, name)) is not None}
+
+
+def quotas_from(content: dict[str, Any]) -> Quotas:
+    """Return stored quotas; a name that only a newer stoker knows is refused."""
+    if not content.keys() <= set(QUOTAS):
+        raise UnknownFormat("the event log holds a quota that this version does not know")
+    return Quotas(**content)
 
 
 def _optional_tuple(value: list[str] | None) -> tuple[str, ...] | None:

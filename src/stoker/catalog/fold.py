@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from stoker.catalog import events
 from stoker.catalog.events import Subject
 from stoker.catalog.references import References
 from stoker.catalog.schema import Validator
-from stoker.catalog.stored import Retired, RetiredCollection, StoredObject, StoredToken
+from stoker.catalog.stored import Retired, RetiredCollection, StoredObject, StoredSecret
+from stoker.catalog.tenants import Tenants
 from stoker.model.errors import NotFound, VersionConflict
 from stoker.model.function import CodeVersion, Collection, Function
 from stoker.model.subjects import fnv1a, service_of_subject, topic_of_subject
@@ -77,12 +79,13 @@ class Fold:
         self.collections: dict[tuple[str, str], Collection] = {}
         self.retired: dict[Identity, Retired] = {}
         self.retired_collections: dict[tuple[str, str], RetiredCollection] = {}
-        self.tokens: dict[bytes, StoredToken] = {}
-        """By the SHA-256 of the token."""
+        self.tenants = Tenants()
         self.objects: dict[tuple[str, str], StoredObject] = {}
+        self.secrets: dict[tuple[str, str], StoredSecret] = {}
+        self.retired_secrets: dict[tuple[str, str], int] = {}
+        """The revisions of deleted ones."""
         self._names: dict[tuple[str, str, str], str] = {}
         self._collection_names: dict[tuple[str, str], str] = {}
-        self._token_digests: dict[tuple[str, str], bytes] = {}
         self._resolved: dict[tuple[str, str, str], Entry] = {}
         self.references = References()
         """To contents, by versions and stored objects."""
@@ -108,7 +111,13 @@ class Fold:
             case "collection":
                 self._apply_collection(subject, event, sequence)
             case "token":
-                self._apply_token(subject, event, sequence)
+                self.tenants.apply_token(subject, event, sequence)
+            case "account":
+                self.tenants.apply_account(subject, event, sequence)
+                if subject.account in self.tenants.gone:
+                    self._erase(subject.account)
+            case "secret":
+                self._apply_secret(subject, event, sequence)
             case "object":
                 self._apply_object(subject, event, sequence)
             case noun:
@@ -119,14 +128,14 @@ class Fold:
             self._ahead.remove(self.sequence)
         self._resolved.clear()
 
-    def _apply_function(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+    def _apply_function(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         identity = (subject.account, subject.key[0], subject.key[1])
         match event["type"]:
             case "created":
                 function = events.function_from(subject, event, sequence)
                 self.retired.pop(identity, None)
                 self.functions[identity] = Entry(function, sequence)
-                self.references.add(subject.account, function.code.digests)
+                self.references.add(subject.account, function.code.contents)
                 self._names[(subject.account, subject.key[0], function.name)] = function.service
             case "patched":
                 entry = self.functions[identity]
@@ -139,18 +148,18 @@ class Fold:
             case "versioned":
                 entry = self.functions[identity]
                 entry.become(events.versioned(entry.function, event, sequence, entry.versions))
-                self.references.add(subject.account, entry.function.code.digests)
+                self.references.add(subject.account, entry.function.code.contents)
             case "deleted":
                 entry = self.functions.pop(identity)
                 gone = entry.function
                 for code in entry.versions.values():
-                    self.references.remove(subject.account, code.digests)
+                    self.references.remove(subject.account, code.contents)
                 del self._names[(gone.account, gone.collection_topic, gone.name)]
                 self.retired[identity] = Retired(gone.created_name, gone.code.version, sequence)
             case kind:
                 raise events.UnknownFormat(f"the event log holds a function that was {kind}")
 
-    def _apply_collection(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+    def _apply_collection(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         place = (subject.account, subject.key[0])
         before = self.collections.get(place)
         match event["type"]:
@@ -171,30 +180,57 @@ class Fold:
         self.collections[place] = after
         self._collection_names[(after.account, after.name)] = after.topic
 
-    def _apply_token(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
+    def _apply_secret(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         place = (subject.account, subject.key[0])
-        before = self._token_digests.pop(place, None)
+        before = self.secrets.pop(place, None)
+        match event["type"]:
+            case "created":
+                stored = self.secrets[place] = StoredSecret(
+                    name=subject.key[0],
+                    digest=event["digest"],
+                    key_id=event["key_id"],
+                    modified=event["at_ms"] // 1000,
+                    revision=sequence,
+                    created_sequence=sequence if before is None else before.created_sequence,
+                )
+                self.references.add(subject.account, ((stored.digest, 0),))
+                self.retired_secrets.pop(place, None)
+            case "deleted":
+                self.retired_secrets[place] = sequence
+            case kind:
+                raise events.UnknownFormat(f"the event log holds a secret that was {kind}")
         if before is not None:
-            del self.tokens[before]
-        if event["type"] == "deleted":
-            return
-        digest = bytes.fromhex(str(event["digest"]))
-        scopes = event["scopes"]
-        assert isinstance(scopes, list)
-        self.tokens[digest] = StoredToken(
-            subject.account, subject.key[0], digest, frozenset(map(str, scopes)), sequence
-        )
-        self._token_digests[place] = digest
+            self.references.remove(subject.account, ((before.digest, 0),))
 
-    def _apply_object(self, subject: Subject, event: dict[str, object], sequence: int) -> None:
-        size = event["size_bytes"]
-        assert isinstance(size, int)
+    def _apply_object(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         place = (subject.account, subject.key[0])
         before = self.objects.get(place)
-        stored = self.objects[place] = StoredObject(str(event["digest"]), size, sequence)
-        self.references.add(subject.account, (stored.digest,))
+        stored = self.objects[place] = StoredObject(event["digest"], event["size_bytes"], sequence)
+        self.references.add(subject.account, ((stored.digest, stored.size_bytes),))
         if before is not None:
-            self.references.remove(subject.account, (before.digest,))
+            self.references.remove(subject.account, ((before.digest, before.size_bytes),))
+
+    def _erase(self, account: str) -> None:
+        """Let go of all that a deleted account had. Its id never comes back, so nothing is remembered."""
+        for identity in [identity for identity in self.functions if identity[0] == account]:
+            for code in self.functions.pop(identity).versions.values():
+                self.references.remove(account, code.contents)
+        for place in [place for place in self.objects if place[0] == account]:
+            stored = self.objects.pop(place)
+            self.references.remove(account, ((stored.digest, stored.size_bytes),))
+        for place in [place for place in self.secrets if place[0] == account]:
+            self.references.remove(account, ((self.secrets.pop(place).digest, 0),))
+        owned: tuple[dict[Any, Any], ...] = (
+            self.collections,
+            self.retired,
+            self.retired_collections,
+            self.retired_secrets,
+            self._names,
+            self._collection_names,
+        )
+        for things in owned:
+            for key in [key for key in things if key[0] == account]:
+                del things[key]
 
     def function_at(self, subject: Subject) -> Function | None:
         """Return the living function whose events are stored there, or None."""
@@ -304,6 +340,15 @@ class Fold:
         for (owner, collection_topic, _), entry in self.functions.items():
             if owner == account and topic in (None, collection_topic):
                 yield entry
+
+    def count_of(self, account: str) -> int:
+        """Return how many functions an account has."""
+        return sum(1 for owner, _, _ in self.functions if owner == account)
+
+    def secrets_of(self, account: str) -> Iterator[StoredSecret]:
+        """Yield an account's secrets, those stored first first."""
+        found = (stored for (owner, _), stored in self.secrets.items() if owner == account)
+        return iter(sorted(found, key=lambda stored: stored.created_sequence))
 
     def collections_of(self, account: str) -> Iterator[Collection]:
         """Yield an account's collections, those created first first."""

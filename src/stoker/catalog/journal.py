@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 from stoker.catalog.events import Subject
 from stoker.catalog.fold import Fold
 from stoker.catalog.references import Content
-from stoker.model.errors import Unavailable, VersionConflict
+from stoker.catalog.stored import Account
+from stoker.model.errors import Unauthenticated, Unavailable, VersionConflict
 from stoker.model.function import Function
 
 T = TypeVar("T")
@@ -65,6 +66,12 @@ class Journal:
         """
         self.on_loosened: list[Callable[[set[Content]], None]] = []
         """Called with (account, digest) of contents once nothing refers to them any more."""
+        self.on_secret: list[Callable[[str, str], None]] = []
+        """Called with (account, name) once a secret has another value, or none any more."""
+        self.on_account: list[Callable[[Account], None]] = []
+        """Called with an account that is new, or has other quotas."""
+        self.on_gone: list[Callable[[str], None]] = []
+        """Called with the id of an account once it is no more."""
         fold.references.take_loosened()  # whatever that was before there were listeners, a start sweeps
 
     async def settle(self) -> None:
@@ -85,10 +92,15 @@ class Journal:
 
     @asynccontextmanager
     async def deciding(self, account: str) -> AsyncIterator[None]:
-        """Hold off other decisions of the account; the fold is up to date within."""
+        """Hold off other decisions of the account; the fold is up to date within.
+
+        Raises Unauthenticated if the account is no more: whoever asked came before that.
+        """
         async with self._locks[account]:
             if self._behind:
                 await self._catch_up()
+            if account in self._fold.tenants.gone:
+                raise Unauthenticated("the token is not known here")
             yield
 
     async def append(self, subject: str, data: bytes, *, expected: int) -> None:
@@ -121,8 +133,22 @@ class Journal:
         elif before is not None and after is None:
             self.tell(before, None)
 
-    def _apply(self, subject: str, data: bytes, sequence: int) -> None:
-        self._fold.apply(subject, data, sequence)
+    def _apply(self, text: str, data: bytes, sequence: int) -> None:
+        subject = Subject.parse(text)
+        account = subject.account
+        owned = [entry.function for entry in self._fold.entries(account)] if subject.noun == "account" else []
+        self._fold.apply(text, data, sequence)
+        if subject.noun == "secret":
+            for on_secret in self.on_secret:
+                _call(on_secret, account, subject.key[0])
+        elif subject.noun == "account" and account in self._fold.tenants.gone:
+            for function in owned:
+                self.tell(function, None)
+            for on_gone in self.on_gone:
+                _call(on_gone, account)
+        elif subject.noun == "account":
+            for on_account in self.on_account:
+                _call(on_account, self._fold.tenants.accounts[account])
         if loosened := self._fold.references.take_loosened():
             for listener in self.on_loosened:
                 _call(listener, loosened)

@@ -1,7 +1,7 @@
-"""References: how many versions and stored objects need a content.
+"""References: how many versions, stored objects and secrets need a content.
 
-Owns the counts, and what they say of contents that became unused. Does not know what refers, nor where
-contents lie.
+Owns the counts, what they say of contents that became unused, and how much an account has. Does not know
+what refers, nor where contents lie.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 Content = tuple[str, str]
 """(account, digest): where a content is stored."""
+Sized = tuple[str, int]
+"""(digest, bytes): what a reference counts as; 0 bytes for what is no code."""
 
 
 class References:
@@ -19,21 +21,34 @@ class References:
         self._counts: dict[Content, int] = {}
         """Never 0."""
         self._loosened: set[Content] = set()
+        self._bytes: dict[str, int] = {}
 
-    def add(self, account: str, digests: Iterable[str]) -> None:
+    def add(self, account: str, contents: Iterable[Sized]) -> None:
         """Count one more reference to each."""
-        for digest in digests:
+        for digest, size_bytes in contents:
             content = (account, digest)
-            self._counts[content] = self._counts.get(content, 0) + 1
+            count = self._counts.get(content, 0)
+            self._counts[content] = count + 1
+            if not count:
+                self._bytes[account] = self._bytes.get(account, 0) + size_bytes
 
-    def remove(self, account: str, digests: Iterable[str]) -> None:
+    def remove(self, account: str, contents: Iterable[Sized]) -> None:
         """Count one reference less to each."""
-        for digest in digests:
+        for digest, size_bytes in contents:
             content = (account, digest)
             self._counts[content] -= 1
             if not self._counts[content]:
                 del self._counts[content]
+                self._bytes[account] -= size_bytes
                 self._loosened.add(content)
+
+    def bytes_of(self, account: str) -> int:
+        """Return what an account's contents take, each once."""
+        return self._bytes.get(account, 0)
+
+    def bytes_more(self, account: str, contents: Iterable[Sized]) -> int:
+        """Return what they would take beyond that."""
+        return sum(size for digest, size in set(contents) if (account, digest) not in self._counts)
 
     def all(self) -> set[Content]:
         """Return every content that something refers to."""

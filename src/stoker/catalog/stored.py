@@ -1,4 +1,4 @@
-"""What the fold remembers beside functions and collections: tokens, objects, and what was deleted.
+"""What the fold remembers beside functions and collections: accounts, tokens, secrets, objects, what is gone.
 
 Frozen values; does not know events.
 """
@@ -6,6 +6,12 @@ Frozen values; does not know events.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from stoker.catalog.principal import Principal
+from stoker.catalog.quotas import UNLIMITED, Quotas
+
+DEFAULT_ACCOUNT = "default"
+"""The account that is always there; its id is its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +32,62 @@ class RetiredCollection:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """A tenant. Its name may be given again once it is deleted, its id never is."""
+
+    id: str
+    """What stands in subjects and wherever something is stored."""
+    name: str
+    """What people call it."""
+    quotas: Quotas = UNLIMITED
+    created_ms: int = 0
+    revision: int = 0
+    created_sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoredToken:
     """A token as it is stored: what it may do, and the hash that knows it."""
 
-    account: str
-    token_id: str
+    principal: Principal
     digest: bytes
-    scopes: frozenset[str]
+    name: str
+    created_ms: int
+    expires_ms: int | None
+    calls_per_minute: int | None
+    """Its own; `principal.rates` has those that it came by as well."""
+    maker: str | None
+    """The id of the token that it was made with; None for the first ones of an account."""
     revision: int
+
+    @property
+    def account(self) -> str:
+        """The id of the account that it belongs to."""
+        return self.principal.account
+
+    @property
+    def token_id(self) -> str:
+        """What it is told by; not secret."""
+        return self.principal.token_id
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What it may do."""
+        return self.principal.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """A secret as it is stored: where its sealed value lies, and what key opens it."""
+
+    name: str
+    digest: str
+    """Of the sealed value, in hexadecimal."""
+    key_id: str
+    modified: int
+    """Seconds since the epoch."""
+    revision: int
+    created_sequence: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,21 @@ class Versions:
     """Changes of code, an account at a time."""
 
     def __init__(
-        self, fold: Fold, journal: Journal, code: CodeStore, limits: Limits, now_ms: Callable[[], int]
+        self,
+        fold: Fold,
+        journal: Journal,
+        code: CodeStore,
+        limits: Limits,
+        now_ms: Callable[[], int],
+        check: Callable[[str, CodeVersion, str], None],
     ) -> None:
         self._fold = fold
         self._journal = journal
         self._code = code
         self._limits = limits
         self._now_ms = now_ms
+        self._check = check
+        """Refuses a version of an account that cannot be, naming the field of its secrets."""
 
     async def change(
         self, account: str, entry: Entry, changes: CodeChanges, *, revisions: frozenset[int] | None = None
@@ -42,6 +50,8 @@ class Versions:
         """
         check_code(changes, self._limits, "", entry.function.code.runtime)
         self._fold.living(entry, revisions)  # before work that would be for nothing
+        if changes.get("secrets"):
+            self._check(account, replace(entry.function.code, secrets=changes["secrets"]), "/secrets")
 
         async def change() -> None:
             if "assets" not in changes:
@@ -85,6 +95,7 @@ class Versions:
         async with self._journal.deciding(account):
             before = self._fold.living(entry, revisions)
             code = replace(next_code(before.code), version=before.code.version + 1)
+            self._check(account, code, "/secrets" if restores is None else "/version")
             subject = events.function_key(account, before.collection_topic, before.service)
             data = events.encode(
                 "versioned", self._now_ms(), code=events.code_content(code), restores=restores

@@ -32,6 +32,7 @@ STATUS_OF_CODE = {
     "idempotency.conflict": 409,
     "idempotency.in_progress": 409,
     "invocation.ended": 409,
+    "secret.in_use": 409,
     "too_large": 413,
     "function.busy": 429,
     "function.error": 500,

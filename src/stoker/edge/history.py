@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from stoker.invocation.live import LiveInvocations
 from stoker.model.record import QUEUED, RUNNING, Record
+from stoker.model.subjects import function_subject
 from stoker.records.formats import record_of
 from stoker.records.records import Records
 from stoker.records.view import Filter
@@ -130,6 +131,7 @@ def _as_stored(wanted: Filter) -> Filter:
 def _fits(record: Record, wanted: Filter) -> bool:
     return (
         wanted.function in (None, record.function)
+        and (wanted.collection is None or record.function.startswith(function_subject(wanted.collection, "")))
         and (wanted.since_ms is None or record.created_ms >= wanted.since_ms)
         and (wanted.until_ms is None or record.created_ms < wanted.until_ms)
     )

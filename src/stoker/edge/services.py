@@ -157,9 +157,9 @@ class Services:
             name=service_name(function),
             version=f"{code.version}.0.0",
             description=function.description or "",
-            subject=listening_subject(function),
+            subject=listening_subject(function, self._fold.tenants),
             metadata={
-                "account": function.account,
+                "account": self._fold.tenants.name_of(function.account),
                 "collection": function.collection_topic,
                 "function": function.name,
                 "runtime": code.runtime,

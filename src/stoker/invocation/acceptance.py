@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.admission import admit
 from stoker.invocation.store import Store
 from stoker.model.call import CallIds, text_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from stoker.catalog.fold import Entry
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.acceptance import ASYNC, Acceptance, KeyRequest
 from stoker.invocation.queue import Queue
 from stoker.invocation.replay import payload_of

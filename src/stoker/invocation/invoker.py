@@ -11,7 +11,7 @@ from typing import Protocol
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.admission import admit, checked, input_failure
 from stoker.model.call import Call, CallIds
 from stoker.model.errors import InputRejected, StokerError

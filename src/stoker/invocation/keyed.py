@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.acceptance import REQUEST_RESPONSE, Acceptance, KeyRequest
 from stoker.invocation.admission import checked
 from stoker.invocation.ending import Ending

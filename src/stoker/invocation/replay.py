@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from stoker.catalog.fold import Entry
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.invoker import Invoker
 from stoker.model.call import Call, text_of
 from stoker.model.errors import InvalidRequest, StokerError

@@ -16,6 +16,8 @@ Outcome, never one of these; these are what keeps a request from being carried o
       IdempotencyInProgress the first request with the key still runs
       AlreadyEnded        an invocation that cannot be cancelled any more
       TooLarge            past a limit of size
+      QuotaExceeded       past a quota of the account, or a rate of the token
+      SecretInUse         a secret that functions list
       FunctionBusy        the function's own limit of concurrency
       NoCapacity          the machine has no room
       StorageFull         the disk is full
@@ -142,6 +144,24 @@ class TooLarge(StokerError):
     """Past a limit of size."""
 
     code, fault = "too_large", Fault.CALLER
+
+
+class QuotaExceeded(StokerError):
+    """Past a quota of the account, or a rate of the token; `code` is `quota.<name>`."""
+
+    fault = Fault.CALLER
+
+    def __init__(
+        self, quota: str, message: str, *, hint: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.code = f"quota.{quota}"
+
+
+class SecretInUse(StokerError):
+    """Functions list the secret: without it they could not start."""
+
+    code, fault = "secret.in_use", Fault.CALLER
 
 
 class FunctionBusy(StokerError):

@@ -62,9 +62,9 @@ class CodeVersion:
     """Seconds since the epoch."""
 
     @property
-    def digests(self) -> tuple[str, ...]:
-        """The digests of its assets."""
-        return tuple(asset.digest for asset in self.assets)
+    def contents(self) -> tuple[tuple[str, int], ...]:
+        """Digest and bytes of each of its assets."""
+        return tuple((asset.digest, asset.size_bytes) for asset in self.assets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,12 @@ class Limits:
     """All `env_vars` of a function together."""
     secrets_max: int = 100
     """Secrets that one function lists."""
+    secret_bytes_max: int = 32 * KIB
+    """The value of a secret."""
+    account_secrets_max: int = 1_000
+    """Secrets of an account."""
+    account_tokens_max: int = 1_000
+    """Tokens of an account."""
     wait_ms_max: int = 5_000
     """How long a synchronous call waits for an instance."""
     waiting_calls_max: int = 1_000
@@ -118,6 +124,7 @@ _BOUNDS = MappingProxyType(
         "schema_bytes_max": (1, 1 * MIB),
         "env_bytes_max": (1, 1 * MIB),
         "secrets_max": (1, 1_000),
+        "secret_bytes_max": (1, 1 * MIB),
         "schema_depth_max": (1, 250),  # the depth of any JSON that is taken
     }
 )

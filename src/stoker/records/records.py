@@ -95,6 +95,10 @@ class Records:
             return Page(found, None)
         return Page(found[:limit], formats.record_of(found[limit - 1]).invocation_id)
 
+    async def bytes_of(self, account: str) -> int:
+        """Return what all that is stored of an account's invocations takes, as far as the view has come."""
+        return await self._view.bytes_of(account)
+
     async def count(self, account: str, wanted: Filter) -> int:
         """Return how many records a whole list has."""
         await self._current()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stoker.model.record import STATUSES
+from stoker.model.subjects import function_subject
 from stoker.records.schema import ALONE, PLACES
 from stoker.records.view_faults import ViewDamaged
 from stoker.records.view_file import connect
@@ -40,6 +41,8 @@ class Filter:
     """Accepted at this time or later."""
     until_ms: int | None = None
     """Accepted before this time."""
+    collection: str | None = None
+    """The topic of the functions' collection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ class DeadRow:
 
 _ACCOUNT = "(SELECT number FROM accounts WHERE name = :account)"
 _FUNCTION = f"(SELECT number FROM functions WHERE account = {_ACCOUNT} AND subject = :function)"
+_OF_COLLECTION = f"""(
+    SELECT number FROM functions WHERE account = {_ACCOUNT} AND subject > :first AND subject < :past
+)"""
 _LAST = f"account = {_ACCOUNT} AND is_last = 1 AND expires_ms > :now_ms"
 
 
@@ -119,8 +125,7 @@ class ViewSearch:
     def count(self, account: str, wanted: Filter) -> int:
         """Return how many records there are."""
         # by status in any case: that index has the expiry, and rows need not be looked at
-        statuses = wanted.statuses or STATUSES
-        every = Filter(wanted.function, statuses, wanted.since_ms, wanted.until_ms)
+        every = replace(wanted, statuses=wanted.statuses or STATUSES)
         parts, values = _parts(account, every, None)
         counted: int = self._one(
             f"SELECT {' + '.join(f'(SELECT count(*) FROM {part})' for part in parts)}", **values
@@ -190,6 +195,10 @@ def _parts(account: str, wanted: Filter, before: str | None) -> tuple[list[str],
     if ends:
         bounds.append("invocation_id < :end")
         values["end"] = min(ends)
+    if wanted.collection is not None:
+        bounds.append(f"function IN {_OF_COLLECTION}")
+        first = values["first"] = function_subject(wanted.collection, "")
+        values["past"] = f"{first[:-1]}/"  # which comes right after the point
     if wanted.function is None:
         index, whose = "records_by_status", f"account = {_ACCOUNT}"
     else:

@@ -10,9 +10,11 @@ from typing import Any
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import DraftAsset, FunctionDraft, StoredContent
 from stoker.catalog.fold import Entry, Fold
+from stoker.catalog.sealing import KEY_BYTES, Seal
 from stoker.model.errors import Unavailable
 from stoker.model.function import Asset, Function
 from stoker.model.limits import Limits
+from stoker.model.secret import Secret
 from stoker.testing.backbone import MemoryBlobStore, MemoryEventLog
 
 ACCOUNT = "default"
@@ -74,8 +76,17 @@ class CatalogBench:
         self.blobs = MemoryBlobStore()
         self.unpacker = FakeUnpacker()
         self.now_ms = 1_714_378_974_500
+        self.time_s = 1_000.0
+        """What the clock of quotas shows."""
         self.catalog = Catalog(
-            self.fold, self.log, self.blobs, self.unpacker, limits or Limits(), now_ms=lambda: self.now_ms
+            self.fold,
+            self.log,
+            self.blobs,
+            self.unpacker,
+            limits or Limits(),
+            seal=Seal(bytes(KEY_BYTES)),
+            now_ms=lambda: self.now_ms,
+            clock=lambda: self.time_s,
         )
         self.changes: list[tuple[Function, Function | None]] = []
         self.catalog.on_change.append(lambda before, after: self.changes.append((before, after)))
@@ -92,6 +103,10 @@ class CatalogBench:
             yield content[1:]
 
         return await self.catalog.objects.put(ACCOUNT, key, pieces())
+
+    async def put_secret(self, name: str, value: str = "the value", *, account: str = ACCOUNT) -> None:
+        """Store a secret."""
+        await self.catalog.secrets.put(account, name, Secret(value))
 
     def entry(self, name: str = "my-function", collection: str = "my-namespace") -> Entry:
         """Return a function as a request would find it."""

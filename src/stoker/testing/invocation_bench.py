@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.invocation.acceptance import ASYNC, Acceptance
 from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.ending import Ending

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from stoker.catalog import events
+from stoker.catalog.principal import SCOPES
 from stoker.catalog.tokens import Authenticator, digest_of
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.access import Access
@@ -29,7 +30,11 @@ TOKENS = {
 }
 """Of the account; what each may do."""
 STRANGER = "stranger"
-"""The token of another account, which may do everything there."""
+"""The token of another account, which may do everything there, and what only the platform's owner may."""
+VISITOR = "visitor"
+"""The token that another account has in earnest: it may do all there is within the account."""
+OTHER = "other"
+"""That account's id."""
 
 
 class Log(Notes):
@@ -49,7 +54,8 @@ class Site:
         self.problem: str | None = None
         for token, scopes in TOKENS.items():
             self._add_token(ACCOUNT, token, scopes)
-        self._add_token("other", STRANGER, ["*"])
+        self._add_token(OTHER, STRANGER, ["*"])
+        self._add_token(OTHER, VISITOR, [scope for scope in SCOPES if scope != "accounts:write"])
         self.app = make_app(
             self._doors(Access(Authenticator(self.bench.fold))),
             ErrorAnswers(self.log, new_id=lambda: "id"),
@@ -76,7 +82,7 @@ class Site:
         data = events.encode("created", 0, name=token, digest=digest, scopes=scopes)
         fold = self.bench.fold
         # Far ahead of the log, whose numbers begin at 1.
-        fold.apply(str(events.token_key(account, token)), data, 10_000 + len(fold.tokens))
+        fold.apply(str(events.token_key(account, token)), data, 10_000 + len(fold.tenants.tokens))
 
     async def create(self, **changes: Any) -> httpx.Response:
         """Create the function of the request, with something changed."""

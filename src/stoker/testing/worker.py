@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +15,7 @@ from stoker.model.function import Asset, Function
 from stoker.model.launch import LaunchPlan
 from stoker.model.limits import Limits
 from stoker.model.outcome import Outcome
+from stoker.model.secret import Secret
 from stoker.testing.clock import settled
 from stoker.testing.sandbox import FakeEngine, FakeSandbox, Script, echo
 from stoker.worker.eviction import Pressure
@@ -46,6 +47,21 @@ class FakeContents:
         return b""
 
 
+class FakeSecrets:
+    """Secrets by name, those of all accounts the same."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.error: Exception | None = None
+
+    async def of(self, function: Function) -> Mapping[str, Secret]:
+        """Return those that the function lists."""
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return {name: Secret(self.values[name]) for name in function.code.secrets or ()}
+
+
 class Notes:
     """The operator's log, as a list of (event, fields)."""
 
@@ -68,6 +84,7 @@ class PoolBench:
     ) -> None:
         self.engine = FakeEngine(script)
         self.folders = FakeFolders()
+        self.secrets = FakeSecrets()
         self.notes = Notes()
         self.pressure = AMPLE
         self.ends: list[tuple[Call, Outcome | StokerError]] = []
@@ -80,6 +97,7 @@ class PoolBench:
             {"nodejs": PLAN},
             self.folders,
             FakeContents(),
+            self.secrets,
             limits or Limits(),
             spares={"nodejs": spares},
             cpu_millis=lambda _: 200,

@@ -1,11 +1,12 @@
-"""Handover: how a spare becomes an instance of a function: its code, its limits, the frame that loads it.
+"""Handover: how a spare becomes an instance of a function: code, limits, secrets, the frame that loads it.
 
 Does not know why a function needs an instance, nor what becomes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from stoker.model.errors import PlatformError
 from stoker.model.function import Asset, Function
 from stoker.model.launch import Code, InstanceLimits
 from stoker.model.limits import MIB, Limits
+from stoker.model.secret import Secret
 from stoker.runtimes import wire
 from stoker.sandbox.engine import SandboxGone
 from stoker.worker.instance import Instance
@@ -34,18 +36,40 @@ class Contents(Protocol):
     async def get(self, account: str, digest: str) -> bytes: ...
 
 
+class Secrets(Protocol):
+    """Where the secrets of functions come from."""
+
+    async def of(self, function: Function) -> Mapping[str, Secret]:
+        """Return the values that a function lists, by name. Raises StokerError if one is not to be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An instance that is one of a function but for the frame that loads it."""
+
+    instance: Instance
+    secrets: Mapping[str, Secret]
+
+
 class Handover:
     """Gives spares to functions."""
 
     def __init__(
-        self, folders: CodeFolders, contents: Contents, limits: Limits, cpu_millis: Callable[[int], int]
+        self,
+        folders: CodeFolders,
+        contents: Contents,
+        secrets: Secrets,
+        limits: Limits,
+        cpu_millis: Callable[[int], int],
     ) -> None:
         self._folders = folders
         self._contents = contents
+        self._secrets = secrets
         self._limits = limits
         self._cpu_millis = cpu_millis
 
-    async def prepare(self, function: Function, spare: Instance | None, spares: Spares) -> Instance:
+    async def prepare(self, function: Function, spare: Instance | None, spares: Spares) -> Prepared:
         """Return an instance that has the function's code and limits; `spare` is tried before others.
 
         One that dies meanwhile is replaced. Waits for the code's content and for boots; raises StokerError,
@@ -53,6 +77,7 @@ class Handover:
         """
         try:
             folder = await self._folder(function)
+            secrets = await self._secrets.of(function) if function.code.secrets else {}
         except BaseException:
             if spare is not None:
                 spares.give_back(spare)
@@ -76,16 +101,21 @@ class Handover:
                 raise
             else:
                 if not instance.dead:
-                    return instance
+                    return Prepared(instance, secrets)
         raise PlatformError("the instances of the runtime died before they got the function's code")
 
-    def load(self, instance: Instance, function: Function, init_ms: float) -> None:
-        """Have a prepared instance load the function; calls may follow at once."""
-        code = function.code
+    def load(self, prepared: Prepared, function: Function, init_ms: float) -> None:
+        """Have a prepared instance load the function; calls may follow at once.
+
+        A secret comes before an environment variable of the same name.
+        """
+        code, instance = function.code, prepared.instance
+        env = dict(item.partition("=")[::2] for item in code.env_vars or ())
+        env.update((name, secret.reveal()) for name, secret in prepared.secrets.items())
         frame = wire.encode_load(
             handler=code.handler,
             root=instance.sandbox.code_root,
-            env=dict(item.partition("=")[::2] for item in code.env_vars or ()),
+            env=env,
             function_name=function.name,
             function_version=str(code.version),
             memory_mb=function.memory_bytes // MIB,

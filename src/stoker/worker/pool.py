@@ -25,7 +25,7 @@ from stoker.worker.eviction import Pressure
 from stoker.worker.following import Following
 from stoker.worker.group import Group, generation_of
 from stoker.worker.groups import Groups, Identity, Key, identity_of, key_of
-from stoker.worker.handover import CodeFolders, Contents, Handover
+from stoker.worker.handover import CodeFolders, Contents, Handover, Secrets
 from stoker.worker.instance import Instance
 from stoker.worker.placement import Load, instances_to_start
 from stoker.worker.space import Space
@@ -54,6 +54,7 @@ class Pool:
         plans: Mapping[str, LaunchPlan],
         folders: CodeFolders,
         contents: Contents,
+        secrets: Secrets,
         limits: Limits,
         *,
         spares: Mapping[str, int],
@@ -66,7 +67,7 @@ class Pool:
     ) -> None:
         self._engine = engine
         self._plans = plans
-        self._handover = Handover(folders, contents, limits, cpu_millis)
+        self._handover = Handover(folders, contents, secrets, limits, cpu_millis)
         self._limits = limits
         self._spare_counts = spares
         self._cores = cores
@@ -236,6 +237,22 @@ class Pool:
             self._warm(group, at_once)
         self._keep_minimum(group)
 
+    def secret_changed(self, account: str, name: str) -> None:
+        """Take note of a secret's new value: the calls that come from now on get instances that have it.
+
+        As with a new version, what had instances gets some anew, and calls in flight end in the old ones.
+        """
+        for group in list(self._groups.living.values()):
+            function = group.function
+            if function.account != account or name not in (function.code.secrets or ()):
+                continue
+            at_once = max(1, group.busy) if group.size else 0
+            self._retire(group)
+            anew = self._group_for(key_of(function), function)
+            anew.current, anew.run_ms = group.current, group.run_ms
+            self._warm(anew, at_once)
+            self._keep_minimum(anew)
+
     def _warm(self, group: Group, count: int) -> None:
         spares = self._spares[group.function.code.runtime]
         count = min(count, max(1, spares.ready), group.instances_max)
@@ -300,17 +317,18 @@ class Pool:
         function = group.function
         began = self._clock()
         try:
-            instance = await self._handover.prepare(function, spare, self._spares[function.code.runtime])
+            prepared = await self._handover.prepare(function, spare, self._spares[function.code.runtime])
         except Exception as error:
             group.starting -= 1
             self._start_failed(group, error)
             return
+        instance = prepared.instance
         group.starting -= 1
         group.instances.add(instance)
         self._group_of[instance] = group
         self.served += 1
         instance.number, instance.created_ms = self.served, self._now_ms()
-        self._handover.load(instance, function, (self._clock() - began) * 1000)
+        self._handover.load(prepared, function, (self._clock() - began) * 1000)
         if group.tap is not None:
             instance.follow(group.tap)
         group.offer(instance)

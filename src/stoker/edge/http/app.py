@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.functions import answer
+from stoker.edge.http.scopes import INVOKE, GuardedRoute
 from stoker.model.errors import InvalidRequest, MethodNotAllowed, NotFound, StokerError
 
 
@@ -66,14 +67,11 @@ def make_app(
         found = errors.answer(_ours(request, error, routes) if isinstance(error, HTTPException) else error)
         return Response(found.body, found.status, dict(found.headers), "application/json")
 
-    invoke = "/compute/functions/{collection}/{function}/invoke"
     routes = [
         Route("/healthz", healthz, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         *(route for door in doors for route in door.routes()),
-        Route(
-            invoke, misled_invoke, methods=["POST"]
-        ),  # the lean path serves it; here for other verbs' Allow
+        GuardedRoute("POST", INVOKE, misled_invoke),  # the lean path serves it; here for other verbs' Allow
     ]
     router = Router(routes, redirect_slashes=False)
     return RawPaths(ExceptionMiddleware(router, handlers={StokerError: failed, HTTPException: failed}))

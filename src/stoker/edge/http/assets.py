@@ -5,7 +5,7 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know how contents 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,14 @@ from starlette.routing import Route
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http import api
-from stoker.edge.http.access import Access, require
+from stoker.edge.http.access import Access
+from stoker.edge.http.answers import VersionAnswer
 from stoker.edge.http.body import read_pieces, read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.items import item_answer, read_assets
 from stoker.edge.http.listing import page_of
+from stoker.edge.http.scopes import COMPUTE_ASSET, GuardedRoute
 from stoker.model.errors import InvalidRequest
 from stoker.model.function import CodeVersion, Function
 from stoker.model.limits import Limits
@@ -39,25 +41,20 @@ class AssetRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route; paths keep their percent-encoding, as names may hold anything."""
-        one = "/compute/compute-assets/{collection}/{function}"
         return [
-            Route(one, self.get, methods=["GET"]),
-            Route(one, self.patch, methods=["PATCH"]),
-            Route(f"{one}/history", self.history, methods=["GET"]),
-            Route(f"{one}/rollback", self.roll_back, methods=["POST"]),
-            Route("/compute/assets/{key}", self.put_object, methods=["PUT"]),
+            GuardedRoute("GET", COMPUTE_ASSET, self.get),
+            GuardedRoute("PATCH", COMPUTE_ASSET, self.patch),
+            GuardedRoute("GET", COMPUTE_ASSET + "/history", self.history),
+            GuardedRoute("POST", COMPUTE_ASSET + "/rollback", self.roll_back),
+            GuardedRoute("PUT", "/compute/assets/{key}", self.put_object),
         ]
 
-    def _entry(self, request: Request, scope: str) -> Entry:
-        principal = self._access.principal(request)
-        path = request.path_params
-        entry = self._fold.resolve(principal.account, path["collection"], path["function"])
-        require(principal, scope)
-        return entry
+    def _entry(self, request: Request) -> Entry:
+        return self._access.entry(request, self._fold)[1]
 
     async def get(self, request: Request) -> Response:
         """`GET` of the code that runs now, its assets inline."""
-        return await self._answer(self._entry(request, "functions:read").function)
+        return await self._answer(self._entry(request).function)
 
     async def _answer(self, function: Function) -> Response:
         contents = await self._catalog.contents_of(function)
@@ -67,8 +64,8 @@ class AssetRoutes:
 
     async def patch(self, request: Request) -> Response:
         """`PATCH`: a new version, with what is given in place of those keys of the latest one."""
-        entry = self._entry(request, "functions:write")
-        account = entry.function.account
+        principal, entry = self._access.entry(request, self._fold)
+        account = principal.account
         typed, plain = api.read_body(
             await read_whole(request), api.ComputeAssetPatch, strict=is_strict(request)
         )
@@ -78,7 +75,7 @@ class AssetRoutes:
             if (value := getattr(typed, key)) is not msgspec.UNSET
         }
         if "assets" in changes:
-            find = partial(self._catalog.objects.find, account)
+            find = partial(self._catalog.objects.find, account, within=principal.collection)
             bytes_max = self._limits.code_bytes_max
             changes["assets"] = read_assets(changes["assets"], find, bytes_max=bytes_max, pointer="/assets")
         if changes.get("read_only_fs", True) is None:
@@ -86,6 +83,8 @@ class AssetRoutes:
         for key in ("env_vars", "secrets"):
             if changes.get(key) is not None:
                 changes[key] = tuple(changes[key])
+        if changes.get("secrets"):
+            self._catalog.secrets.require_for(principal, changes["secrets"], "/secrets")
         if "network" in changes:
             changes["network"] = plain["network"]  # as it was given
         await self._catalog.versions.change(account, entry, changes, revisions=if_match(request))
@@ -93,7 +92,7 @@ class AssetRoutes:
 
     async def roll_back(self, request: Request) -> Response:
         """`POST .../rollback`: a new version that equals an old one."""
-        entry = self._entry(request, "functions:write")
+        entry = self._entry(request)
         body, _ = api.read_body(await read_whole(request), api.Rollback, strict=is_strict(request))
         function = await self._catalog.versions.roll_back(
             entry.function.account, entry, body.version, revisions=if_match(request)
@@ -102,7 +101,7 @@ class AssetRoutes:
 
     async def history(self, request: Request) -> Response:
         """`GET .../history`: every version, the oldest first, with its assets inline."""
-        entry = self._entry(request, "functions:read")
+        entry = self._entry(request)
         versions, rest = page_of(request, list(entry.versions.values()), lambda code: code.version)
         function = entry.function
         pieces = self._pieces(function, versions, rest)
@@ -126,20 +125,20 @@ class AssetRoutes:
 
     async def put_object(self, request: Request) -> Response:
         """`PUT /compute/assets/{key}`: raw bytes for assets with `link: true`."""
-        account = self._access.account(request, "functions:write")
+        principal = self._access.allowed(request)
         key = api.decoded(request.path_params["key"])
         if not 1 <= len(key) <= 1024:
             raise InvalidRequest("a key has 1 to 1024 characters")
         pieces = read_pieces(request, bytes_max=self._limits.code_bytes_max)
-        stored = await self._catalog.objects.put(account, key, pieces)
+        stored = await self._catalog.objects.put(principal.account, key, pieces, within=principal.collection)
         return answer({"body": {"key": key, "size_bytes": stored.size_bytes}}, 201)
 
 
-def _version_answer(function: Function, code: CodeVersion) -> dict[str, Any]:
+def _version_answer(function: Function, code: CodeVersion) -> VersionAnswer:
     answered = api.asset_answer(function, code)
     return {**answered, "version": code.version, "modified": code.modified}
 
 
-def _opened(members: dict[str, Any]) -> bytes:
+def _opened(members: Mapping[str, object]) -> bytes:
     """Return an object that more members are to follow in."""
     return msgspec.json.encode(members).removesuffix(b"}") + b","

@@ -12,11 +12,12 @@ from starlette.routing import Route
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Fold
 from stoker.edge.http import api
-from stoker.edge.http.access import Access, require
+from stoker.edge.http.access import Access
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.listing import listed
+from stoker.edge.http.scopes import COLLECTION, GuardedRoute
 from stoker.model.function import Collection
 
 
@@ -30,31 +31,29 @@ class CollectionRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route; paths keep their percent-encoding, as names may hold anything."""
-        one = "/compute/collections/{collection}"
         return [
-            Route("/compute/collections", self.list_all, methods=["GET"]),
-            Route("/compute/collections", self.create, methods=["POST"]),
-            Route(one, self.get, methods=["GET"]),
-            Route(one, self.patch, methods=["PATCH"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/containers", self.list_containers, methods=["GET"]),
+            GuardedRoute("GET", "/compute/collections", self.list_all),
+            GuardedRoute("POST", "/compute/collections", self.create),
+            GuardedRoute("GET", COLLECTION, self.get),
+            GuardedRoute("PATCH", COLLECTION, self.patch),
+            GuardedRoute("DELETE", COLLECTION, self.delete),
+            GuardedRoute("GET", COLLECTION + "/containers", self.list_containers),
         ]
 
-    def _collection(self, request: Request, scope: str) -> Collection:
-        principal = self._access.principal(request)
-        collection = self._fold.collection_of_path(principal.account, request.path_params["collection"])
-        require(principal, scope)
-        return collection
+    def _collection(self, request: Request) -> Collection:
+        return self._access.collection(request, self._fold)[1]
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/collections`: those created first first."""
-        account = self._access.account(request, "functions:read")
-        collections = list(self._fold.collections_of(account))
+        principal = self._access.allowed(request)
+        collections = [
+            one for one in self._fold.collections_of(principal.account) if principal.sees(one.topic)
+        ]
         return answer(listed(request, collections, lambda one: one.created_sequence, api.collection_answer))
 
     async def create(self, request: Request) -> Response:
         """`POST /compute/collections`: 201 with the collection, whose topic is the hash of its name."""
-        account = self._access.account(request, "functions:write")
+        account = self._access.allowed(request).account
         body, _ = api.read_body(await read_whole(request), api.CollectionCreate, strict=is_strict(request))
         collection = await self._catalog.collections.create(
             account,
@@ -66,12 +65,12 @@ class CollectionRoutes:
 
     async def get(self, request: Request) -> Response:
         """`GET` of one collection."""
-        collection = self._collection(request, "functions:read")
+        collection = self._collection(request)
         return answer({"body": api.collection_answer(collection)}, headers=etag(collection.revision))
 
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one collection: its name or description."""
-        collection = self._collection(request, "functions:write")
+        collection = self._collection(request)
         typed, plain = api.read_body(
             await read_whole(request), api.CollectionPatch, strict=is_strict(request)
         )
@@ -83,7 +82,7 @@ class CollectionRoutes:
 
     async def delete(self, request: Request) -> Response:
         """`DELETE` of one collection, which has to be empty."""
-        collection = self._collection(request, "functions:write")
+        collection = self._collection(request)
         await self._catalog.collections.delete(
             collection.account, collection.topic, revisions=if_match(request)
         )
@@ -91,5 +90,5 @@ class CollectionRoutes:
 
     async def list_containers(self, request: Request) -> Response:
         """`GET .../containers`: none, as nothing makes any."""
-        self._collection(request, "functions:read")
+        self._collection(request)
         return answer(listed(request, (), int, int))

@@ -15,13 +15,15 @@ from starlette.routing import Route
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Entry, Fold
+from stoker.catalog.principal import Principal
 from stoker.edge.http import api
-from stoker.edge.http.access import Access, require
+from stoker.edge.http.access import Access
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
 from stoker.edge.http.items import read_assets
 from stoker.edge.http.listing import listed
-from stoker.model.errors import InvalidRequest
+from stoker.edge.http.scopes import COLLECTION, FUNCTION, GuardedRoute
+from stoker.model.errors import Forbidden, InvalidRequest
 from stoker.model.limits import Limits
 
 
@@ -46,19 +48,19 @@ class FunctionRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route; paths keep their percent-encoding, as names may hold anything."""
-        one = "/compute/functions/{collection}/{function}"
         return [
-            Route("/compute/functions", self.create, methods=["POST"]),
-            Route("/compute/functions", self.list_all, methods=["GET"]),
-            Route("/compute/collections/{collection}/functions", self.list_collection, methods=["GET"]),
-            Route(one, self.get, methods=["GET"]),
-            Route(one, self.patch, methods=["PATCH"]),
-            Route(one, self.delete, methods=["DELETE"]),
+            GuardedRoute("POST", "/compute/functions", self.create),
+            GuardedRoute("GET", "/compute/functions", self.list_all),
+            GuardedRoute("GET", COLLECTION + "/functions", self.list_collection),
+            GuardedRoute("GET", FUNCTION, self.get),
+            GuardedRoute("PATCH", FUNCTION, self.patch),
+            GuardedRoute("DELETE", FUNCTION, self.delete),
         ]
 
     async def create(self, request: Request) -> Response:
         """`POST /compute/functions`: 201 with the function as it is stored."""
-        account = self._access.account(request, "functions:write")
+        principal = self._access.allowed(request)
+        account = principal.account
         body, plain = api.read_body(await read_whole(request), api.FunctionCreate, strict=is_strict(request))
         asset = body.compute_asset
         collection = asset.collection_topic if asset.collection_topic is not None else asset.namespace
@@ -66,7 +68,9 @@ class FunctionRoutes:
             raise InvalidRequest(
                 "compute_asset.collection_topic is required", field="/compute_asset/collection_topic"
             )
-
+        if principal.collection is not None:
+            collection = self._own_collection(principal, collection)
+        self._catalog.secrets.require_for(principal, asset.secrets, "/compute_asset/secrets")
         function = await self._catalog.create_function(
             account,
             FunctionDraft(
@@ -75,7 +79,7 @@ class FunctionRoutes:
                 handler=asset.handler,
                 assets=read_assets(
                     asset.assets or [],
-                    partial(self._catalog.objects.find, account),
+                    partial(self._catalog.objects.find, account, within=principal.collection),
                     bytes_max=self._limits.code_bytes_max,
                 ),
                 runtime=asset.runtime or "nodejs",
@@ -96,14 +100,12 @@ class FunctionRoutes:
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/functions`."""
-        account = self._access.account(request, "functions:read")
-        return self._list(request, account, None)
+        principal = self._access.allowed(request)
+        return self._list(request, principal.account, principal.collection)
 
     async def list_collection(self, request: Request) -> Response:
         """`GET /compute/collections/{collection_topic}/functions`."""
-        principal = self._access.principal(request)
-        collection = self._fold.collection_of_path(principal.account, request.path_params["collection"])
-        require(principal, "functions:read")
+        principal, collection = self._access.collection(request, self._fold)
         return self._list(request, principal.account, collection.topic)
 
     def _list(self, request: Request, account: str, topic: str | None) -> Response:
@@ -117,22 +119,28 @@ class FunctionRoutes:
             )
         )
 
-    def _entry(self, request: Request, scope: str) -> Entry:
-        principal = self._access.principal(request)
-        path = request.path_params
-        entry = self._fold.resolve(principal.account, path["collection"], path["function"])
-        require(principal, scope)
-        return entry
+    def _own_collection(self, principal: Principal, text: str) -> str:
+        """Return the topic of the only collection that a token sees, if `text` means that one."""
+        assert principal.collection is not None
+        known = self._fold.collection(principal.account, text)
+        if (text if known is None else known.topic) != principal.collection:
+            raise Forbidden(
+                "the token is limited to another collection", field="/compute_asset/collection_topic"
+            )
+        return principal.collection
+
+    def _entry(self, request: Request) -> Entry:
+        return self._access.entry(request, self._fold)[1]
 
     async def get(self, request: Request) -> Response:
         """`GET` of one function, its assets inline."""
-        function = self._entry(request, "functions:read").function
+        function = self._entry(request).function
         contents = await self._catalog.contents_of(function)
         return answer({"body": api.function_answer(function, contents)}, headers=etag(function.revision))
 
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one function: what is given replaces that key whole."""
-        entry = self._entry(request, "functions:write")
+        entry = self._entry(request)
         typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=is_strict(request))
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
         await self._catalog.patch_function(
@@ -142,6 +150,6 @@ class FunctionRoutes:
 
     async def delete(self, request: Request) -> Response:
         """`DELETE` of one function."""
-        entry = self._entry(request, "functions:write")
+        entry = self._entry(request)
         await self._catalog.delete_function(entry.function.account, entry, revisions=if_match(request))
         return success()

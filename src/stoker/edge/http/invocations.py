@@ -16,11 +16,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from stoker.catalog.fold import Entry, Fold
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.edge.errors import failure_body, status_of
 from stoker.edge.history import PAGE, History
 from stoker.edge.http import api
-from stoker.edge.http.access import Access, may, require
+from stoker.edge.http.access import Access, require, resolve, sees
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
@@ -36,6 +36,7 @@ from stoker.edge.http.record_body import (
     statuses_of,
     time_of,
 )
+from stoker.edge.http.scopes import DEAD_LETTERS, INVOCATION, GuardedRoute, needs_of
 from stoker.invocation.acceptance import ASYNC
 from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
@@ -97,46 +98,57 @@ class InvocationRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route; paths keep their percent-encoding."""
-        one = "/compute/invocations/{invocation}"
-        letters = "/compute/functions/{collection}/{function}/dead-letters"
+        letter = DEAD_LETTERS + "/{invocation}"
         return [
-            Route("/compute/invocations", self.list_all, methods=["GET"]),
-            Route(one, self.get, methods=["GET"]),
-            Route(one + "/log", self.get_log, methods=["GET"]),
-            Route(one + "/cancel", self.cancel, methods=["POST"]),
-            Route(one + "/replay", self.replay, methods=["POST"]),
-            Route(letters, self.list_dead_letters, methods=["GET"]),
-            Route(letters + "/{invocation}/redrive", self.redrive, methods=["POST"]),
-            Route(letters + "/{invocation}", self.delete_dead_letter, methods=["DELETE"]),
+            GuardedRoute("GET", "/compute/invocations", self.list_all),
+            GuardedRoute("GET", INVOCATION, self.get),
+            GuardedRoute("GET", INVOCATION + "/log", self.get_log),
+            GuardedRoute("POST", INVOCATION + "/cancel", self.cancel),
+            GuardedRoute("POST", INVOCATION + "/replay", self.replay),
+            GuardedRoute("GET", DEAD_LETTERS, self.list_dead_letters),
+            GuardedRoute("POST", letter + "/redrive", self.redrive),
+            GuardedRoute("DELETE", letter, self.delete_dead_letter),
         ]
+
+    async def _found(self, request: Request, principal: Principal) -> Record:
+        """Return the record that the path names. Raises NotFound, also for what the token does not see."""
+        record = await self._history.find(principal.account, invocation_of(request))
+        if not sees(principal, record):
+            raise NotFound("no such invocation")
+        return record
 
     # -- looking up ------------------------------------------------------------------------------
 
     async def get(self, request: Request) -> Response:
         """`GET` of one record; with `?wait=MS` as soon as it has ended."""
         principal = self._access.principal(request)
-        invocation_id = invocation_of(request)
-        record = await self._history.find(principal.account, invocation_id)
-        _require_reader(principal, record)
+        record = await self._found(request, principal)
+        made_by = needs_of(request).made_by
+        made_it = made_by is not None and principal.may(made_by) and record.caller == principal.token_id
+        if not made_it:
+            require(principal, needs_of(request))
         wait_ms = self._wait_ms(request)
         if wait_ms and not record.ended:
-            waiting = self._history.wait(principal.account, invocation_id, wait_ms)
+            waiting = self._history.wait(principal.account, record.invocation_id, wait_ms)
             record = await while_present(request, waiting)
+            self._access.principal(request)  # it may have been revoked meanwhile
         return answer({"body": record_answer(record)})
 
     async def get_log(self, request: Request) -> Response:
         """`GET .../log`: what the call printed, as text."""
         principal = self._access.principal(request)
-        record = await self._history.find(principal.account, invocation_of(request))
-        require(principal, "records:read")
+        record = await self._found(request, principal)
+        require(principal, needs_of(request))
         headers = {"X-Content-Type-Options": "nosniff"}
         return Response(log_text(record), headers=headers, media_type="text/plain; charset=utf-8")
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/invocations`, newest first; without `?limit=` all of them, as they are read."""
-        account = self._access.account(request, "records:read")
+        principal = self._access.allowed(request)
+        account = principal.account
         wanted = Filter(
-            function=self._function_of(request, account),
+            function=self._function_of(request, principal),
+            collection=principal.collection,
             statuses=statuses_of(request),
             since_ms=time_of(request, "since"),
             until_ms=time_of(request, "until"),
@@ -165,7 +177,7 @@ class InvocationRoutes:
                 comma = b","
         yield b'],"results_total":%d}}' % total
 
-    def _function_of(self, request: Request, account: str) -> str | None:
+    def _function_of(self, request: Request, principal: Principal) -> str | None:
         """Return the subject that `?function=` means: a subject, also of what is gone, or collection/name."""
         text = request.query_params.get("function")
         if text is None or service_of_subject(text) is not None:
@@ -173,7 +185,7 @@ class InvocationRoutes:
         collection, slash, name = text.partition("/")
         if not slash:
             raise InvalidRequest("function is a subject or collection/name", hint="?function=datahub/echo")
-        return self._fold.resolve(account, quote(collection, ""), quote(name, "")).function.subject
+        return resolve(self._fold, principal, quote(collection, ""), quote(name, "")).function.subject
 
     def _wait_ms(self, request: Request) -> int:
         text = request.query_params.get("wait")
@@ -189,9 +201,9 @@ class InvocationRoutes:
     async def cancel(self, request: Request) -> Response:
         """`POST .../cancel`: 200 once it has ended so, 409 if another end came first."""
         principal = self._access.principal(request)
-        invocation_id = invocation_of(request)
-        record = await self._history.find(principal.account, invocation_id)
-        require(principal, "functions:invoke")
+        record = await self._found(request, principal)
+        invocation_id = record.invocation_id
+        require(principal, needs_of(request))
         one = self._calls.live.find(principal.account, invocation_id)
         if one is not None:
             await self._calls.queue.cancel(one)
@@ -208,9 +220,9 @@ class InvocationRoutes:
     async def replay(self, request: Request) -> Response:
         """`POST .../replay`: the same payload once more, at the function as it is now or a version of it."""
         principal = self._access.principal(request)
-        record = await self._history.find(principal.account, invocation_of(request))
+        record = await self._found(request, principal)
         entry = self._entry_of(principal.account, record)
-        require(principal, "functions:invoke")
+        require(principal, needs_of(request))
         body, _ = api.read_body(await read_whole(request) or b"{}", ReplayBody, strict=is_strict(request))
         if not record.ended:
             raise InvalidRequest("the invocation has not ended yet", hint="GET it with ?wait=60000 first")
@@ -245,7 +257,7 @@ class InvocationRoutes:
 
     async def list_dead_letters(self, request: Request) -> Response:
         """`GET .../dead-letters`, the latest first."""
-        function = self._entry(request, "records:read").function
+        function = self._access.entry(request, self._fold)[1].function
         letters = await self._records.dead_letters(
             function.account, function.collection_topic, function.service
         )
@@ -255,28 +267,20 @@ class InvocationRoutes:
 
     async def redrive(self, request: Request) -> Response:
         """`POST .../redrive`: 200 like an Async invoke; the dead letter is gone."""
-        entry = self._entry(request, "functions:invoke")
+        principal, entry = self._access.entry(request, self._fold)
         function = entry.function
         letter = await self._store.dead_letter(
             function.account, function.collection_topic, function.service, invocation_of(request)
         )
-        principal = self._access.principal(request)
         return _accepted(await self._calls.asynchronous.redrive(principal, entry, letter))
 
     async def delete_dead_letter(self, request: Request) -> Response:
         """`DELETE` of a dead letter: it is not to be run again."""
-        function = self._entry(request, "functions:write").function
+        function = self._access.entry(request, self._fold)[1].function
         await self._store.drop_dead_letter(
             function.account, function.collection_topic, function.service, invocation_of(request)
         )
         return success()
-
-    def _entry(self, request: Request, scope: str) -> Entry:
-        principal = self._access.principal(request)
-        path = request.path_params
-        entry = self._fold.resolve(principal.account, path["collection"], path["function"])
-        require(principal, scope)
-        return entry
 
 
 def _accepted(invocation_id: str) -> Response:
@@ -291,9 +295,3 @@ def _outcome_answer(invocation_id: str, outcome: Outcome) -> Response:
         return Response(body, status_of(outcome.failure.code), headers, "application/json")
     assert outcome.result is not None
     return answer({"body": outcome.result.decode(errors="replace")}, headers=headers)
-
-
-def _require_reader(principal: Principal, record: Record) -> None:
-    made_it = record.caller == principal.token_id and may(principal, "functions:invoke")
-    if not made_it:
-        require(principal, "records:read")

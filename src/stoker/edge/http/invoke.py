@@ -13,11 +13,12 @@ import msgspec
 import orjson
 
 from stoker.catalog.fold import Entry, Fold
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.edge.errors import ErrorAnswers, failure_body, status_of
-from stoker.edge.http.access import Access, require
+from stoker.edge.http.access import Access, require, resolve
 from stoker.edge.http.api import asks_for_strict, unknown_key
 from stoker.edge.http.request import INVOKE_PREFIX, INVOKE_SUFFIX, Exchange, Request
+from stoker.edge.http.scopes import INVOKE, TABLE
 from stoker.edge.idempotency import key_request
 from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
 from stoker.invocation.async_calls import AsyncCalls
@@ -28,12 +29,13 @@ from stoker.model.errors import InvalidRequest, NoCapacity, PlatformError, Stoke
 from stoker.model.outcome import Failure, Outcome
 
 INVOCATION_TYPES = (REQUEST_RESPONSE, ASYNC)
+_NEEDS = TABLE["POST", INVOKE]
 
 
 class Envelope(msgspec.Struct):
     """The body of `POST .../invoke`. The payload keeps the text that it was written as."""
 
-    payload: msgspec.Raw = msgspec.Raw()
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     invocation_type: str | None = None
 
 
@@ -51,7 +53,7 @@ def payload_of(body: bytes | bytearray) -> tuple[bytes, str]:
         envelope = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(body, error) from None
-    raw = bytes(envelope.payload).strip()
+    raw = b"" if envelope.payload is msgspec.UNSET else bytes(envelope.payload).strip()
     if not raw:
         raise InvalidRequest("payload is required", field="/payload")
     if envelope.invocation_type not in INVOCATION_TYPES:
@@ -137,8 +139,8 @@ class InvokeRoute:
             principal = self._access.principal_of(request.authorization, request.api_key)
             path = request.path[len(INVOKE_PREFIX) : -len(INVOKE_SUFFIX)].decode("latin-1")
             collection, function = path.split("/")
-            entry = self._fold.resolve(principal.account, collection, function)
-            require(principal, "functions:invoke")
+            entry = resolve(self._fold, principal, collection, function)
+            require(principal, _NEEDS)
             if self._invoker.closed:
                 raise NoCapacity("the server is stopping", retry_after_s=1)
             payload, invocation_type = payload_of(request.body)

@@ -14,10 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stoker.catalog.fold import Fold
+from stoker.catalog.principal import Principal
 from stoker.edge.http import api
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import MachineAnswer
 from stoker.edge.http.functions import answer
 from stoker.edge.http.listing import page_of
+from stoker.edge.http.scopes import GuardedRoute
 from stoker.model.errors import InvalidRequest
 from stoker.model.function import Function
 from stoker.model.limits import MIB
@@ -42,7 +45,7 @@ class Machines(Protocol):
 
 
 class MachineRoutes:
-    """Machines of the caller's account. `node` is the name of this host."""
+    """Machines of the caller's account; of all for an administrator. `node` is the name of this host."""
 
     def __init__(self, fold: Fold, access: Access, machines: Machines, *, node: str) -> None:
         self._fold = fold
@@ -52,15 +55,14 @@ class MachineRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route."""
-        return [Route("/compute/machines", self.list_all, methods=["GET"])]
+        return [GuardedRoute("GET", "/compute/machines", self.list_all)]
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/machines`: those that fit all filters that are given.
 
         One that ends while the list is made is left out, as if it had ended before.
         """
-        account = self._access.account(request, "functions:read")
-        found = self._found(request, account)
+        found = self._found(request, self._access.allowed(request))
         page, rest = page_of(request, found, lambda machine: machine.number)
         results = []
         for machine in page:
@@ -70,22 +72,22 @@ class MachineRoutes:
         total = len(found) - (len(page) - len(results))
         return answer({"body": {"results": results, **rest, "results_total": total}})
 
-    def _found(self, request: Request, account: str) -> Sequence[Machine]:
+    def _found(self, request: Request, principal: Principal) -> Sequence[Machine]:
         query = request.query_params
         status = query.get("status", ANY)
         if status not in STATUSES:
             raise InvalidRequest(f"status is one of {', '.join(STATUSES)}", hint=f"?status={RUNNING}")
         if status not in (RUNNING, ANY):
             return []  # a sandbox runs, or it is gone
-        found = [machine for machine in self._machines.machines() if machine.function.account == account]
         machine_id, runtime, service = query.get("machine"), query.get("runtime"), query.get("service")
-        topic = self._topic(account, query.get("namespace"))
+        namespace = query.get("namespace")
         return [
             machine
-            for machine in found
-            if _fits(machine_id, machine.id)
+            for machine in self._machines.machines()
+            if _sees(principal, machine.function)
+            and _fits(machine_id, machine.id)
             and _fits(runtime, machine.function.code.runtime)
-            and _fits(topic, machine.function.collection_topic)
+            and _fits(self._topic(machine.function.account, namespace), machine.function.collection_topic)
             and _fits(service, *_names_of(machine.function))
         ]
 
@@ -93,10 +95,11 @@ class MachineRoutes:
         collection = None if namespace is None else self._fold.collection(account, namespace)
         return namespace if collection is None else collection.topic
 
-    def _answer(self, machine: Machine, stats: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, machine: Machine, stats: dict[str, Any]) -> MachineAnswer:
         function = machine.function
         code = function.code
         memory = f"{machine.memory_bytes / MIB:.2f} MB"
+        account = self._fold.tenants.name_of(function.account)
         return {
             "id": machine.id,
             "pid": machine.pid,
@@ -107,7 +110,7 @@ class MachineRoutes:
             "rootfs": f"{code.runtime}-{machine.runtime_version.partition('.')[0]}",
             "created": api.rfc3339(machine.created_ms),
             "annotations": {
-                "account": function.account,
+                "account": account,
                 "machine": machine.id,
                 "mem": memory,
                 "namespace": function.collection_topic,
@@ -118,10 +121,16 @@ class MachineRoutes:
                 "isolation": machine.isolation,
                 "node": self._node,
             },
-            "owner": function.account,
+            "owner": account,
             "stats": {"CgroupStats": stats, "Interfaces": []},
             "type": TYPE,
         }
+
+
+def _sees(principal: Principal, function: Function) -> bool:
+    if principal.collection is None and principal.may("accounts:write"):
+        return True
+    return principal.account == function.account and principal.sees(function.collection_topic)
 
 
 def _names_of(function: Function) -> tuple[str, str, str]:

@@ -9,9 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stoker.edge.http.access import Access
-
-SCOPE = "accounts:write"
-"""They tell of all accounts."""
+from stoker.edge.http.scopes import GuardedRoute
 
 
 class MetricsRoute:
@@ -24,10 +22,10 @@ class MetricsRoute:
 
     def routes(self) -> list[Route]:
         """Return every route."""
-        return [Route("/metrics", self.metrics, methods=["GET"])]
+        return [GuardedRoute("GET", "/metrics", self.metrics)]
 
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`: the text that Prometheus reads."""
-        self._access.account(request, SCOPE)
+        self._access.allowed(request)
         headers = {"content-type": self._content_type, "cache-control": "no-store"}
         return Response(self._measured(), headers=headers)

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from stoker.edge.http.access import Access
 from stoker.edge.http.functions import answer
 from stoker.edge.http.listing import listed
+from stoker.edge.http.scopes import GuardedRoute
 
 _DESCRIPTIONS = {
     "nodejs": "Node.js: JavaScript as CommonJS or ES modules, and TypeScript with its types stripped",
@@ -33,10 +34,10 @@ class RuntimeRoutes:
 
     def routes(self) -> list[Route]:
         """Return the one route."""
-        return [Route("/compute/runtimes", self.list_all, methods=["GET"])]
+        return [GuardedRoute("GET", "/compute/runtimes", self.list_all)]
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/runtimes`."""
-        self._access.account(request, "functions:read")
+        self._access.allowed(request)
         places = list(enumerate(self._runtimes, 1))
         return answer(listed(request, places, lambda place: place[0], lambda place: place[1]))

@@ -5,16 +5,16 @@ Does not know how it is discovered over NATS; both show the same `Services`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from stoker.catalog.fold import Entry, Fold
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import ServiceAnswer
 from stoker.edge.http.functions import answer
 from stoker.edge.http.listing import listed
+from stoker.edge.http.scopes import GuardedRoute
 from stoker.edge.services import Services
 
 TYPE = "io.nats.micro.v1.info_response"
@@ -30,15 +30,15 @@ class ServiceRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route."""
-        return [Route("/compute/services", self.list_all, methods=["GET"])]
+        return [GuardedRoute("GET", "/compute/services", self.list_all)]
 
     async def list_all(self, request: Request) -> Response:
         """`GET /compute/services`."""
-        account = self._access.account(request, "functions:read")
-        entries = list(self._fold.entries(account))
+        principal = self._access.allowed(request)
+        entries = list(self._fold.entries(principal.account, principal.collection))
         return answer(listed(request, entries, lambda entry: entry.created_sequence, self._answer))
 
-    def _answer(self, entry: Entry) -> dict[str, Any]:
+    def _answer(self, entry: Entry) -> ServiceAnswer:
         service = self._services.of(entry.function)
         counter = service.counter
         return {

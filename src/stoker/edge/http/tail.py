@@ -18,7 +18,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stoker.catalog.fold import Fold, Identity
-from stoker.edge.http.access import Access, require
+from stoker.edge.http.access import Access
+from stoker.edge.http.scopes import FUNCTION, GuardedRoute
 from stoker.model.call import text_of
 from stoker.model.errors import InvalidRequest, NoCapacity
 from stoker.model.limits import KIB, Limits
@@ -135,7 +136,7 @@ class TailRoutes:
 
     def routes(self) -> list[Route]:
         """Return every route; paths keep their percent-encoding."""
-        return [Route("/compute/functions/{collection}/{function}/log", self.follow, methods=["GET"])]
+        return [GuardedRoute("GET", FUNCTION + "/log", self.follow)]
 
     def close(self) -> None:
         """Let every client go: the server stops."""
@@ -145,10 +146,8 @@ class TailRoutes:
 
     async def follow(self, request: Request) -> Response:
         """`GET .../log?follow=true`: `text/event-stream` of log lines as they are written."""
-        principal = self._access.principal(request)
-        path = request.path_params
-        function = self._fold.resolve(principal.account, path["collection"], path["function"]).function
-        require(principal, "records:read")
+        principal, entry = self._access.entry(request, self._fold)
+        function = entry.function
         if request.query_params.get("follow", "").lower() not in ("true", "1"):
             raise InvalidRequest(
                 "the log of a function can only be followed",
@@ -161,7 +160,14 @@ class TailRoutes:
         tail = Tail()
         self._tails.add(tail)
         identity = (function.account, function.collection_topic, function.service)
-        unfollow = self._source.follow(identity, tail.take)
+
+        def take(call_id: bytes, text: bytes) -> None:
+            if self._access.still_knows(principal):
+                tail.take(call_id, text)
+            else:
+                tail.end("the token is not known here any more")
+
+        unfollow = self._source.follow(identity, take)
 
         def ended() -> None:
             unfollow()

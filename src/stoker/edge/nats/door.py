@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 
 from stoker.catalog.fold import Entry, Fold
-from stoker.catalog.tokens import Principal
+from stoker.catalog.principal import Principal
 from stoker.edge.errors import ErrorAnswers, failure_body, status_of
 from stoker.edge.idempotency import key_request
 from stoker.edge.nats.bus import Bus, Incoming, Log, may_be_answered
@@ -95,8 +95,8 @@ class NatsDoor:
                 raise NoCapacity("the server is stopping", retry_after_s=1)
             if self._is_full(held_bytes):
                 raise NoCapacity("too many calls over NATS are in flight", retry_after_s=1)
-            identity = identity_of(request.subject)
-            entry = self._fold.functions.get(identity)
+            identity = identity_of(request.subject, self._fold.tenants)
+            entry = None if identity is None else self._fold.functions.get(identity)
             if entry is None:
                 raise NotFound("no such function")
             stored = _stored_kind(request) if request.headers else None
@@ -107,7 +107,7 @@ class NatsDoor:
         self._in_flight += 1
         self._held_bytes += held_bytes
         self._idle.clear()
-        principal = Principal(identity[0], CALLER, SCOPES)
+        principal = Principal(entry.function.account, CALLER, SCOPES)
         payload = request.data or b"null"
         if stored is not None:
             self._begin_stored(turn, stored, principal, entry, payload)

@@ -1,0 +1,105 @@
+"""The routes of accounts, for who runs the platform.
+
+Reads envelopes, asks the catalog, writes envelopes. Does not know what an account has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stoker.catalog.catalog import Catalog
+from stoker.catalog.events import quotas_content
+from stoker.catalog.quotas import QUOTAS, UNLIMITED, Quotas
+from stoker.catalog.stored import Account
+from stoker.edge.http import api
+from stoker.edge.http.access import Access
+from stoker.edge.http.body import read_whole
+from stoker.edge.http.conditions import is_strict
+from stoker.edge.http.functions import answer, success
+from stoker.edge.http.listing import listed
+from stoker.edge.http.scopes import GuardedRoute
+
+
+class AccountLimits(msgspec.Struct):
+    """The quotas of an account; what is absent or null has no limit. The body of `PUT .../limits`."""
+
+    functions: int | None = None
+    code_bytes: int | None = None
+    concurrent_invocations: int | None = None
+    invocations_per_minute: int | None = None
+    record_bytes: int | None = None
+
+
+class AccountCreate(msgspec.Struct):
+    """The body of `POST /accounts`."""
+
+    name: str
+    limits: AccountLimits | None = None
+
+
+class AccountRoutes:
+    """All accounts."""
+
+    def __init__(self, catalog: Catalog, access: Access) -> None:
+        self._catalog = catalog
+        self._access = access
+
+    def routes(self) -> list[Route]:
+        """Return every route."""
+        return [
+            GuardedRoute("GET", "/accounts", self.list_all),
+            GuardedRoute("POST", "/accounts", self.create),
+            GuardedRoute("PUT", "/accounts/{account}/limits", self.limit),
+            GuardedRoute("DELETE", "/accounts/{account}", self.delete),
+        ]
+
+    async def list_all(self, request: Request) -> Response:
+        """`GET /accounts`: those created first first."""
+        self._access.allowed(request)
+        accounts = self._catalog.accounts.all()
+        return answer(listed(request, accounts, lambda account: account.created_sequence, account_answer))
+
+    async def create(self, request: Request) -> Response:
+        """`POST /accounts`: 201 with the account's first token, which is shown this once."""
+        self._access.allowed(request)
+        body, _ = api.read_body(await read_whole(request), AccountCreate, strict=is_strict(request))
+        quotas = UNLIMITED if body.limits is None else _quotas(body.limits)
+        account, token, stored = await self._catalog.accounts.create(body.name, quotas)
+        made = {
+            "name": account.name,
+            "token_id": stored.token_id,
+            "token": token,
+            "limits": quotas_content(account.quotas),
+        }
+        return answer({"body": made}, 201)
+
+    async def limit(self, request: Request) -> Response:
+        """`PUT .../limits`: the quotas in place of all that the account had."""
+        self._access.allowed(request)
+        name = self._catalog.accounts.find(api.decoded(request.path_params["account"])).name
+        body, _ = api.read_body(await read_whole(request), AccountLimits, strict=is_strict(request))
+        account = await self._catalog.accounts.limit(name, _quotas(body))
+        return answer({"body": account_answer(account)})
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE` of an account, with all that it had: nothing of it is there for anybody from then on."""
+        self._access.allowed(request)
+        await self._catalog.accounts.delete(api.decoded(request.path_params["account"]))
+        return success()
+
+
+def _quotas(body: AccountLimits) -> Quotas:
+    return Quotas(**{name: getattr(body, name) for name in QUOTAS})
+
+
+def account_answer(account: Account) -> dict[str, Any]:
+    """Return an account as lists hold it."""
+    members: dict[str, Any] = {"name": account.name, "limits": quotas_content(account.quotas)}
+    if account.created_ms:  # `default` was never created
+        members["created"] = api.rfc3339(account.created_ms)
+    return members
