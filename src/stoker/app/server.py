@@ -93,7 +93,6 @@ class Server:
         self._log = get_logger("stoker.app")
         self._undo: list[Callable[[], Awaitable[object]]] = []
         self._damage: str | None = None
-        self._connection: Connection | None = None
         self._jetstream: JetStream | None = None
         self._bus: Responder | None = None
         self._pool: Pool | None = None
@@ -202,11 +201,10 @@ class Server:
         for connection in connections:
             await connection.open()
             self._undo.append(connection.close)
-        self._connection = connections[0]
         self._bus = Responder(connections[1])
         await self._bus.open()
         self._undo.append(self._bus.close)
-        self._jetstream = JetStream(self._connection)
+        self._jetstream = JetStream(connections[0])
         return self._jetstream
 
     async def _open_edge(
@@ -313,8 +311,8 @@ class Server:
         """Return why functions cannot be run just now, or None."""
         if self._calls is None or self._calls.closed:
             return "the server is stopping" if self._calls else "the server is starting"
-        if self._connection is not None and self._connection.unhealthy_reason is not None:
-            return self._connection.unhealthy_reason
+        if self._jetstream is not None and self._jetstream.unhealthy_reason is not None:
+            return self._jetstream.unhealthy_reason
         return self._damage or (self._pool.problem if self._pool else None)
 
     def notes(self) -> Mapping[str, object]:
