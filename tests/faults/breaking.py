@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.e2e.processes import descendants, wait_until, wait_until_gone
+from tests.e2e.processes import descendants, groups_with_memory_limit, wait_until, wait_until_gone
 
 
 def comm(pid: int) -> str:
@@ -31,6 +31,12 @@ def nats_of(pid: int) -> int:
 def sandboxes_of(pid: int) -> list[int]:
     """Return the first process of each sandbox: what is pid 1 in there."""
     return [one for one in descendants(pid) if _pid_inside(one) == 1 and comm(one) == "sh"]
+
+
+def processes_in(size_mb: int) -> list[int]:
+    """Return the processes of the sandboxes that have this memory limit."""
+    groups = groups_with_memory_limit(size_mb << 20)
+    return [int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()]
 
 
 def _pid_inside(pid: int) -> int:

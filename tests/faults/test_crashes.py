@@ -59,10 +59,10 @@ FAULTS: dict[str, Fault] = {
     "the store is killed": lambda server, _: breaking.kill_nats(server.pid),
     "instances are killed": lambda server, chance: breaking.kill_some_sandboxes(server.pid, chance),
     "the store stands still": lambda server, chance: breaking.stand_still(
-        [breaking.nats_of(server.pid)], chance.uniform(2, 4)
+        [breaking.nats_of(server.pid)], chance.uniform(1.5, 3)
     ),
     "the server stands still": lambda server, chance: breaking.stand_still(
-        [server.pid, *descendants(server.pid)], chance.uniform(4, 6)
+        [server.pid, *descendants(server.pid)], chance.uniform(3, 4)
     ),
 }
 
