@@ -256,3 +256,80 @@ class NotReady(TypedDict):
     status: Annotated[str, Meta(extra_json_schema={"const": "not ready"})]
     error: str
     code: Annotated[str, Meta(extra_json_schema={"const": "no_capacity"})]
+
+
+class QuotaLimits(TypedDict):
+    """The quotas of an account; what is absent has no limit."""
+
+    functions: NotRequired[int]
+    code_bytes: NotRequired[int]
+    concurrent_invocations: NotRequired[int]
+    invocations_per_minute: NotRequired[int]
+    record_bytes: NotRequired[int]
+
+
+class AccountAnswer(TypedDict):
+    """An account."""
+
+    name: str
+    limits: QuotaLimits
+    created: NotRequired[Time]
+
+
+class AccountMade(TypedDict):
+    """A new account with its first token, which is shown this once."""
+
+    name: str
+    token_id: str
+    token: str
+    limits: QuotaLimits
+
+
+class TokenAnswer(TypedDict):
+    """A token, without what it is made of; what does not limit it is left out."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created: Time
+    collection: NotRequired[Annotated[str, Meta(description="The only collection that it sees.")]]
+    calls_per_minute: NotRequired[int]
+    expires: NotRequired[Time]
+    made_by: NotRequired[Annotated[str, Meta(description="The id of the token it was made with.")]]
+
+
+class TokenMade(TokenAnswer):
+    """A new token, which is shown this once."""
+
+    token: str
+
+
+class SecretStored(TypedDict):
+    """A secret whose value was taken."""
+
+    name: str
+
+
+class SecretAnswer(TypedDict):
+    """A secret; its value is never told."""
+
+    name: str
+    modified: Seconds
+
+
+class Use(TypedDict):
+    """A quota, null where there is none, and what is used of it."""
+
+    limit: int | None
+    used: int
+
+
+class LimitsAnswer(TypedDict):
+    """Quotas and their use. A token that is limited to a collection is told of its own rate alone."""
+
+    functions: NotRequired[Use]
+    code_bytes: NotRequired[Use]
+    concurrent_invocations: NotRequired[Use]
+    invocations_per_minute: NotRequired[Use]
+    record_bytes: NotRequired[Use]
+    calls_per_minute: NotRequired[Use]
