@@ -126,7 +126,7 @@ class Usage:
         minute = meter.minute
         limit = meter.quotas.invocations_per_minute
         if limit is not None and (again_s := wait_s(minute, limit, now_s)) is not None:
-            raise _exceeded("invocations_per_minute", f"{limit} invocations a minute", again_s)
+            raise _exceeded("invocations_per_minute", limit, again_s)
         if principal.rates:
             self._count_rates(principal, now_s)
         meter.minute = counted(minute, now_s)
@@ -135,9 +135,7 @@ class Usage:
         for rate in principal.rates:
             again_s = wait_s(self._rate(rate.token_id), rate.per_minute, now_s)
             if again_s is not None:
-                raise _exceeded(
-                    "calls_per_minute", f"{rate.per_minute} calls a minute with this token", again_s
-                )
+                raise _exceeded("calls_per_minute", rate.per_minute, again_s, whose="the token's")
         for rate in principal.rates:
             self._rates[rate.token_id] = counted(self._rate(rate.token_id), now_s)
         if len(self._rates) > 10_000:
@@ -161,7 +159,7 @@ class Usage:
         meter = self._meters.get(account) or self.meter(account)
         limit = meter.quotas.concurrent_invocations
         if limit is not None and meter.running >= limit:
-            raise _exceeded("concurrent_invocations", f"{limit} invocations at once", 1)
+            raise _exceeded("concurrent_invocations", limit, 1)
         meter.running += 1
 
     def has_room(self, account: str) -> bool:
@@ -180,9 +178,8 @@ class Usage:
     def require(self, account: str, quota: str, used: int, more: int) -> None:
         """Raise QuotaExceeded if an account may not have so much more of `functions` or `code_bytes`."""
         limit: int | None = getattr(self.meter(account).quotas, quota)
-        if not fits(limit, used, more):
-            told = f"{limit} {'functions' if quota == 'functions' else 'bytes of code'}"
-            raise _exceeded(quota, told, STORED_AGAIN_S)
+        if limit is not None and not fits(limit, used, more):
+            raise _exceeded(quota, limit, STORED_AGAIN_S)
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -199,7 +196,6 @@ def _one_less(minute: Minute) -> Minute:
     return minute[0], max(0, minute[1] - 1)
 
 
-def _exceeded(quota: str, what: str, again_s: int) -> QuotaExceeded:
-    return QuotaExceeded(
-        quota, f"the quota is {what}", hint="GET /limits tells quotas and their use", retry_after_s=again_s
-    )
+def _exceeded(quota: str, limit: int, again_s: int, *, whose: str = "the account's") -> QuotaExceeded:
+    told = f"{whose} {quota} is {limit}, and there is no room for this within it"
+    return QuotaExceeded(quota, told, hint="GET /limits tells what is used", retry_after_s=again_s)

@@ -93,7 +93,7 @@ class Acceptance:
         """Return once it is stored; or which invocation has the key, from the same request.
 
         A replay's payload is checked when its turn comes, and its record tells. Raises as `admit`; NotFound
-        for an unknown version; IdempotencyConflict; StorageFull, Unavailable.
+        for an unknown version; QuotaExceeded; IdempotencyConflict; StorageFull, Unavailable.
         """
         if self.closed:
             raise NoCapacity("the server is stopping", retry_after_s=1)
@@ -122,9 +122,18 @@ class Acceptance:
             key=None if key is None else key.token,
         )
         origin = replay_of if redriven else None
-        if key is None:
-            return await self._store.accept(function.account, record, work, redriven=origin)
-        return await self._accept_keyed(function.account, record, work, key)
+        usage = self._catalog.usage
+        usage.call(principal)
+        found: Accepted | KeyHolder | None = None
+        try:
+            if key is None:
+                found = await self._store.accept(function.account, record, work, redriven=origin)
+            else:
+                found = await self._accept_keyed(function.account, record, work, key)
+        finally:
+            if not isinstance(found, Accepted):
+                usage.not_called(principal)
+        return found
 
     async def _accept_keyed(
         self, account: str, record: Record, work: Work, key: KeyRequest

@@ -63,6 +63,7 @@ class Invoker:
         self._recorder = recorder
         self._limits = limits
         self._clock = clock
+        self._usage = catalog.usage
         self._ids = CallIds()
         self.running = 0
         """Calls taken and not ended."""
@@ -81,8 +82,8 @@ class Invoker:
     ) -> Call:
         """Start a RequestResponse call with a payload that is JSON text; `ended` is called once.
 
-        Raises InvalidRequest (no JSON), InputRejected, TooLarge, FunctionBusy, NoCapacity or StorageFull, and
-        NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned ends it early.
+        Raises InvalidRequest (no JSON), InputRejected, TooLarge, QuotaExceeded, FunctionBusy, NoCapacity or
+        StorageFull, and NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned ends it early.
         A replay whose payload does not fit any more has ended so, and has a record like any other.
         """
         function = entry.function if version is None else entry.at_version(version)
@@ -101,8 +102,17 @@ class Invoker:
             return call
         output = contract.output
 
+        usage, account = self._usage, principal.account
+        usage.call(principal)
+        try:
+            usage.begin(account)
+        except BaseException:
+            usage.not_called(principal)
+            raise
+
         def end(call: Call, outcome: Outcome | StokerError) -> None:
             self.running -= 1
+            usage.end(account)
             if not isinstance(outcome, Outcome):
                 ended(call, outcome)
                 return
@@ -119,6 +129,8 @@ class Invoker:
         except BaseException:
             if call.drop():
                 self.running -= 1
+                usage.end(account)
+                usage.not_called(principal)
             raise
         return call
 

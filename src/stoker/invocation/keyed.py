@@ -46,6 +46,7 @@ class KeyedCalls:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._catalog = catalog
+        self._usage = catalog.usage
         self._fold = fold
         self._executor = executor
         self._acceptance = acceptance
@@ -67,8 +68,8 @@ class KeyedCalls:
         """Return the invocation's id and its outcome, which is stored; or those of the first with the key.
 
         Nobody's leaving cancels it: who asks again must find its outcome. Raises as `Acceptance.accept`;
-        IdempotencyInProgress while the first still runs; FunctionBusy or NoCapacity if no instance took it,
-        and then the key is free again.
+        IdempotencyInProgress while the first still runs; FunctionBusy, NoCapacity or QuotaExceeded if no
+        instance took it, and then the key is free again.
         """
         found = await self._acceptance.accept(
             principal, entry, payload, REQUEST_RESPONSE, version=version, key=key
@@ -111,12 +112,7 @@ class KeyedCalls:
             began=began,
         )
         self._live.add(one)
-        try:
-            self._executor.submit(call)
-            outcome = await ended
-        except StokerError as error:
-            call.drop()
-            outcome = error
+        outcome = await self._ended(call, accepted.account, ended)
         if not isinstance(outcome, Outcome):
             await self._ending.release(one)
             raise outcome
@@ -127,6 +123,23 @@ class KeyedCalls:
         answer = None if outcome.result is None else outcome.result.decode(errors="replace")
         await self._ending.end(one, record, keeping, answer=answer)
         return outcome
+
+    async def _ended(
+        self, call: Call, account: str, ended: asyncio.Future[Outcome | StokerError]
+    ) -> Outcome | StokerError:
+        """Run a call and return how it ended, or why it did not begin."""
+        try:
+            self._usage.begin(account)
+        except StokerError as error:
+            return error
+        try:
+            self._executor.submit(call)
+            return await ended
+        except StokerError as error:
+            call.drop()
+            return error
+        finally:
+            self._usage.end(account)
 
     async def recover(self, stored: Iterable[Accepted]) -> None:
         """End the calls that an earlier server did not: whoever asks again is told that they were lost."""

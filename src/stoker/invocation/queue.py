@@ -62,6 +62,7 @@ class Queue:
         random: Callable[[], float] = chance.random,
     ) -> None:
         self._catalog = catalog
+        self._usage = catalog.usage
         self._fold = fold
         self._executor = executor
         self._store = store
@@ -224,6 +225,8 @@ class Queue:
             return self._leave(backlog, "invocation.cancelled", "its function was deleted before it began")
         if has_expired(self._age_ms(one), policy_of(entry.function.retry)):
             return self._leave(backlog, "invocation.expired", "it waited longer than retry.max_age_ms")
+        if not self._usage.has_room(one.accepted.account):
+            return False
         function = _function_of(one, entry)
         if self._executor.room(function or entry.function) <= backlog.loading:
             return False
@@ -281,8 +284,11 @@ class Queue:
             self._spawn(self._finish_unrun(one, input_failure(error), dead=True))
             return
 
+        account = one.accepted.account
+
         def ended(call: Call, outcome: Outcome | StokerError) -> None:
             backlog.submitted -= 1
+            self._usage.end(account)
             if isinstance(outcome, Outcome):
                 outcome = checked(outcome, contract.output)
                 self._counted(call, outcome)
@@ -308,11 +314,13 @@ class Queue:
         call.replay_of = record.replay_of
         one.call, one.started_ms = call, None
         backlog.submitted += 1
+        self._usage.begin(account)
         try:
             self._executor.submit(call)
         except StokerError:
             if call.drop():
                 backlog.submitted -= 1
+                self._usage.end(account)
                 self._not_run(one)
 
     async def _finish(self, one: Live, call: Call, outcome: Outcome | StokerError) -> None:

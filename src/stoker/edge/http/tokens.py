@@ -89,8 +89,8 @@ def token_answer(token: StoredToken) -> dict[str, Any]:
     }
     if token.principal.collection is not None:
         members["collection"] = token.principal.collection
-    if token.calls_per_minute is not None:
-        members["calls_per_minute"] = token.calls_per_minute
+    if token.principal.rates:
+        members["calls_per_minute"] = min(rate.per_minute for rate in token.principal.rates)
     if token.expires_ms is not None:
         members["expires"] = api.rfc3339(token.expires_ms)
     if token.maker is not None:
