@@ -13,6 +13,7 @@ from stoker.backbone.event_log import Event
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.backbone.ledger import Ledger
+from stoker.catalog.tenants import Tenants
 from stoker.model.errors import StokerError
 from stoker.model.limits import Limits
 from stoker.model.record import Accepted
@@ -42,6 +43,7 @@ class RecordKeeping:
         guard: StoreGuard,
         data: Path,
         limits: Limits,
+        tenants: Tenants,
         *,
         now_ms: Callable[[], int],
     ) -> None:
@@ -73,6 +75,8 @@ class RecordKeeping:
         )
         self.on_found: Callable[[Accepted], None] = lambda _accepted: None
         """Told of an invocation that was accepted although its acceptance could not be told."""
+        self.on_over: Callable[[frozenset[str]], None] = lambda _accounts: None
+        """Told which accounts have more than their share of records in what has not ended."""
         self._sweeper = Sweeper(
             self.ledger,
             self.view,
@@ -80,6 +84,9 @@ class RecordKeeping:
             log,
             busy=lambda: self.recorder.busy or self.feeder.behind,
             bytes_max=limits.record_bytes_max,
+            shares=lambda: _shares(tenants),
+            gone=lambda: tenants.gone,
+            on_over=lambda accounts: self.on_over(accounts),
         )
         self._sweeping: asyncio.Task[None] | None = None
         self._tellings: set[asyncio.Task[None]] = set()
@@ -161,3 +168,11 @@ class RecordKeeping:
                 if current is not None:
                     self.on_found(current)
                 return
+
+
+def _shares(tenants: Tenants) -> dict[str, int]:
+    return {
+        account.id: account.quotas.record_bytes
+        for account in tenants.accounts.values()
+        if account.quotas.record_bytes is not None
+    }

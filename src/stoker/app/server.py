@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from stoker import __version__
 from stoker.app.administrator import ensure_administrator
 from stoker.app.calls import Calls
 from stoker.app.install import runtimes_directory
@@ -51,12 +52,16 @@ from stoker.edge.http.invoke import InvokeRoute
 from stoker.edge.http.limits_route import LimitsRoute
 from stoker.edge.http.machines import MachineRoutes
 from stoker.edge.http.metrics import MetricsRoute
+from stoker.edge.http.openapi.routes import OpenApiRoutes
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.secrets import SecretRoutes
 from stoker.edge.http.server import HttpServer
 from stoker.edge.http.services import ServiceRoutes
 from stoker.edge.http.tail import TailRoutes
 from stoker.edge.http.tokens import TokenRoutes
+from stoker.edge.mcp.asking import Asker
+from stoker.edge.mcp.door import McpDoor
+from stoker.edge.mcp.toolbox import Toolbox
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Services
@@ -100,6 +105,7 @@ class Server:
         self._nats_door: NatsDoor | None = None
         self._calls: Calls | None = None
         self._tails: TailRoutes | None = None
+        self._agents: McpDoor | None = None
         self._engine: Engine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._files = 0
@@ -149,7 +155,9 @@ class Server:
         token_file = settings.data / "token"
         if await ensure_administrator(fold, log, token_file, settings.token, now_ms=_now_ms):
             self._log.info("administrator_made", file=str(token_file))
-        keeping = RecordKeeping(jetstream, guard, settings.data, settings.limits, now_ms=_now_ms)
+        keeping = RecordKeeping(
+            jetstream, guard, settings.data, settings.limits, fold.tenants, now_ms=_now_ms
+        )
         self._undo.append(keeping.close)
         await keeping.open()
         catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, seal=seal, now_ms=_now_ms)
@@ -172,6 +180,7 @@ class Server:
         await pool.open()
         self._undo.append(pool.close)
         catalog.on_change.append(pool.function_changed)
+        keeping.on_over = catalog.usage.records_over
         catalog.on_secret.append(pool.secret_changed)
         catalog.on_loosened.append(self._sweeper(catalog))
         catalog.on_gone.append(self._eraser(folders, pool))
@@ -240,11 +249,15 @@ class Server:
             TokenRoutes(catalog, access),
             SecretRoutes(catalog, access),
             LimitsRoute(catalog, fold, access, keeping.records),
+            OpenApiRoutes(limits, __version__),
             MetricsRoute(access, self._metrics(fold, pool, calls, keeping, measures).text, CONTENT_TYPE),
         ]
         invoke = InvokeRoute(fold, access, calls.invoker, calls.asynchronous, calls.keyed, errors)
+        asker = Asker(make_app(doors, errors, self.problem, self.notes), invoke, errors)
+        agents = self._agents = McpDoor(access, Toolbox(fold, asker, errors, limits), errors)
+        catalog.on_change.append(agents.function_changed)
         http = self._http = HttpServer(
-            app=make_app(doors, errors, self.problem, self.notes),
+            app=make_app([*doors, agents], errors, self.problem, self.notes),
             invoke=invoke,
             admit=invoke.admit,
             limits=replace(limits, connections_max=connections_max_of(self._files, limits)),
@@ -257,6 +270,7 @@ class Server:
             await http.stop(drain_ms=0)
 
         self._undo.append(stop)
+        self._undo.append(agents.close)
         await self._open_nats_door(fold, calls, errors, services)
         return calls
 
@@ -335,8 +349,10 @@ class Server:
         assert self._http is not None
         assert self._calls is not None
         assert self._tails is not None
+        assert self._agents is not None
         assert self._nats_door is not None
         self._tails.close()
+        self._agents.drain()
         drain_ms = self._settings.limits.drain_ms_max
         await asyncio.gather(
             self._calls.drain(drain_ms),

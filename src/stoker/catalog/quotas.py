@@ -96,6 +96,7 @@ class Usage:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._meters: dict[str, Meter] = {}
+        self._over_records: frozenset[str] = frozenset()
         self._rates: dict[str, Minute] = {}
         """By the id of the token that has the rate."""
 
@@ -172,6 +173,17 @@ class Usage:
         meter = self._meters.get(account)
         if meter is not None and meter.running:
             meter.running -= 1
+
+    def records_over(self, accounts: frozenset[str]) -> None:
+        """Take note of which accounts have more than their `record_bytes` in what has not ended."""
+        self._over_records = accounts
+
+    def require_record_room(self, account: str) -> None:
+        """Raise QuotaExceeded if an account may not have one more that is stored before it runs."""
+        if account in self._over_records:
+            limit = self.meter(account).quotas.record_bytes
+            if limit is not None:
+                raise _exceeded("record_bytes", limit, 1)
 
     # -- what is stored --------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class Acceptance:
         )
         origin = replay_of if redriven else None
         usage = self._catalog.usage
+        usage.require_record_room(principal.account)
         usage.call(principal)
         found: Accepted | KeyHolder | None = None
         try:

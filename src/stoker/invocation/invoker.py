@@ -83,8 +83,8 @@ class Invoker:
         """Start a RequestResponse call with a payload that is JSON text; `ended` is called once.
 
         Raises InvalidRequest (no JSON), InputRejected, TooLarge, QuotaExceeded, FunctionBusy, NoCapacity or
-        StorageFull, and NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned ends it early.
-        A replay whose payload does not fit any more has ended so, and has a record like any other.
+        StorageFull, and NotFound for an unknown version; then nothing runs. `Call.cancel` of what is returned
+        ends it early. A replay whose payload does not fit any more has ended so, and has a record as any has.
         """
         function = entry.function if version is None else entry.at_version(version)
         contract = entry.contract or self._catalog.contract(entry)

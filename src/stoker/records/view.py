@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Concatenate, ParamSpec, TypeVar
 
 from stoker.records.view_faults import ViewDamaged, fault_of
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 FORGET_COUNT_MAX = 8
 """Messages that are forgotten in one transaction: what comes in waits for no more than that."""
+
+NO_SHARES: Mapping[str, int] = MappingProxyType({})
 
 
 class View:
@@ -140,9 +143,20 @@ class View:
         for at in range(0, len(sequences), FORGET_COUNT_MAX):
             await self._run(self._file, ViewFile.forget, sequences[at : at + FORGET_COUNT_MAX])
 
-    async def shrink(self, bytes_max: int) -> int:
-        """Make the oldest ended messages due of each account that has more; return how many."""
-        return await self._run(self._file, ViewFile.shrink, bytes_max)
+    async def shrink(self, bytes_max: int, shares: Mapping[str, int] = NO_SHARES) -> int:
+        """Make the oldest ended messages due of each account that has more; return how many.
+
+        `shares` has those accounts that may have less than `bytes_max`.
+        """
+        return await self._run(self._file, ViewFile.shrink, bytes_max, shares)
+
+    async def over(self, bytes_max: int, shares: Mapping[str, int] = NO_SHARES) -> frozenset[str]:
+        """Return the accounts that have more all the same: what has not ended does not go."""
+        return await self._run(self._file, ViewFile.over, bytes_max, shares)
+
+    async def erase(self, accounts: Iterable[str]) -> int:
+        """Make messages due of accounts that are no more, some at a time; return how many."""
+        return await self._run(self._file, ViewFile.erase, accounts)
 
     # -- threads ---------------------------------------------------------------------------------
 

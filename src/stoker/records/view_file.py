@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -264,11 +264,62 @@ class ViewFile:
             self._stale_since_ms = self._now_ms()
         self._truncate_at_times()
 
-    def shrink(self, bytes_max: int) -> int:
+    def shrink(self, bytes_max: int, shares: Mapping[str, int]) -> int:
         """Mark the oldest ended messages of accounts that have more; return how many."""
         with self._transaction() as connection:
-            over = connection.execute("SELECT number FROM accounts WHERE bytes > ?", (bytes_max,)).fetchall()
-            return sum(self._shrink(connection, account, bytes_max) for (account,) in over)
+            return sum(
+                self._shrink(connection, account, share)
+                for account, _, share in self._over(connection, bytes_max, shares)
+            )
+
+    def over(self, bytes_max: int, shares: Mapping[str, int]) -> frozenset[str]:
+        """Return the accounts that have more."""
+        with self._transaction() as connection:
+            return frozenset(name for _, name, _ in self._over(connection, bytes_max, shares))
+
+    @staticmethod
+    def _over(
+        connection: sqlite3.Connection, bytes_max: int, shares: Mapping[str, int]
+    ) -> list[tuple[int, str, int]]:
+        least = min((bytes_max, *shares.values()))
+        found = connection.execute("SELECT number, name, bytes FROM accounts WHERE bytes > ?", (least,))
+        return [
+            (number, name, share)
+            for number, name, size in found.fetchall()
+            if size > (share := min(bytes_max, shares.get(name, bytes_max)))
+        ]
+
+    def erase(self, accounts: Iterable[str]) -> int:
+        """Mark messages of accounts that are no more, whatever they are, some at a time; return how many.
+
+        What is known of an account goes with the last of its messages.
+        """
+        marked = 0
+        with self._transaction() as connection:
+            found = connection.execute(
+                """SELECT number, name, bytes FROM accounts
+                    WHERE name IN (SELECT value FROM json_each(?))""",
+                (json.dumps(list(accounts)),),
+            ).fetchall()
+            nothing_due = not connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM messages WHERE expires_ms = 0)"
+            ).fetchone()[0]
+            for number, name, size in found:
+                if size:
+                    (listed,) = connection.execute(
+                        """SELECT json_group_array(sequence) FROM (
+                            SELECT sequence FROM messages WHERE account = ? AND expires_ms <> 0 LIMIT ?
+                        )""",
+                        (number, SHRINK_COUNT),
+                    ).fetchone()
+                    sequences = json.loads(listed)
+                    self._mark(connection, sequences)
+                    marked += len(sequences)
+                elif nothing_due:
+                    connection.execute("DELETE FROM functions WHERE account = ?", (number,))
+                    connection.execute("DELETE FROM accounts WHERE number = ?", (number,))
+                    self._accounts.pop(name, None)
+        return marked
 
     def _shrink(self, connection: sqlite3.Connection, account: int, bytes_max: int) -> int:
         now_ms = self._now_ms()
