@@ -1,4 +1,7 @@
-"""Bringing a server to what a project says, in as few requests as that takes. Does not decide what differs."""
+"""Bringing a server to what a project says, in as few requests as that takes.
+
+Does not decide what differs.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="deploy at every save, and show calls and logs live",
         description="Watch DIR, deploy at every save, and show calls and what they print until Ctrl-C. A "
-        "source that cannot be compiled is shown at its line and not deployed: the version before goes on serving.",
+        "source that cannot be compiled is shown at its line and not deployed: the version before goes "
+        "on serving.",
     )
     add_source_options(parser)
     parser.set_defaults(run=run)

@@ -86,11 +86,11 @@ def list_functions(session: Session) -> int:
         names = names_by_subject(client)
     if session.arguments.names:
         for function in functions:
-            screen.line(names.get(function.subject, function.path))
+            screen.line(names.get(function.subject, function.address))
         return 0
     rows = [
         (
-            names.get(function.subject, function.path),
+            names.get(function.subject, function.address),
             function.runtime,
             time_text(function.modified, session.now),
             function.description,

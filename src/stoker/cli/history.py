@@ -1,23 +1,21 @@
-"""`stoker logs`, `invocations`, `replay`, `dead-letters`: what happened."""
+"""`stoker invocations`, `replay`, `dead-letters`: what happened, and doing it again."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.failures import WrongUsage
 from stoker.cli.functions import NAME_HELP, NAME_HERE_HELP, names_by_subject
 from stoker.cli.invoke import call, show_end, show_submitted
 from stoker.cli.screen import duration_text, size_text, time_text
-from stoker.cli.session import Session, json_of
+from stoker.cli.session import LIMIT, Session, json_of
 
 if TYPE_CHECKING:
     from stoker.client import Client
     from stoker.client.types import Record
 
-LIMIT = 20
 STATUSES = (
     "queued", "running", "ok", "error", "timeout", "memory", "processes", "output", "input_schema",
     "output_schema", "cancelled", "lost",
@@ -25,27 +23,10 @@ STATUSES = (
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _AGO = re.compile(r"(?P<count>\d+)(?P<unit>[smhd])\Z")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-RECONNECT_S = 1.0
 
 
 def add_parsers(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add the commands."""
-    parser = commands.add_parser(
-        "logs",
-        parents=[common],
-        help="show what calls printed",
-        description="Show what the latest calls printed, oldest first; with -f what calls print from now on.",
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HERE_HELP)
-    parser.add_argument(
-        "-f", "--follow", action="store_true", help="show lines while they are printed, until Ctrl-C"
-    )
-    parser.add_argument("--invocation", metavar="ID", help="of that call alone")
-    parser.add_argument(
-        "--limit", type=int, default=LIMIT, metavar="N", help=f"how many calls, {LIMIT} if not given"
-    )
-    parser.set_defaults(run=logs)
-
     parser = commands.add_parser(
         "invocations",
         parents=[common],
@@ -95,90 +76,6 @@ def add_parsers(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=dead_letters)
 
 
-# -- logs --------------------------------------------------------------------------------------------
-
-
-def logs(session: Session) -> int:
-    """`stoker logs`."""
-    arguments = session.arguments
-    with session.client() as client:
-        if arguments.invocation:
-            return _one_log(session, client, arguments.invocation)
-        name = session.name(client)
-        if arguments.follow:
-            return _follow(session, client, name)
-        return _latest_logs(session, client, name)
-
-
-def _one_log(session: Session, client: Client, invocation_id: str) -> int:
-    log = client.invocations.log(invocation_id)
-    if session.screen.json:
-        session.screen.document({"invocation_id": invocation_id, "log": log})
-    else:
-        session.screen.text(log)
-    return 0
-
-
-def _latest_logs(session: Session, client: Client, name: str) -> int:
-    screen = session.screen
-    records = list(client.invocations.list(subject_of(client, name), limit=_limit(session)))
-    records.reverse()
-    found = [
-        (record, client.invocations.log(record.invocation_id) if record.log_bytes else "")
-        for record in records
-    ]
-    if screen.json:
-        screen.document([{"invocation_id": record.invocation_id, "log": log} for record, log in found])
-        return 0
-    if not found:
-        screen.note("it has not been called, or its records are gone")
-    for record, log in found:
-        at = time_text(record.created, session.now)
-        screen.line(
-            screen.dim_out(f"{at}  {record.invocation_id}  v{record.version}  ")
-            + screen.status_out(record.status)
-        )
-        if log:
-            screen.line(log.rstrip("\n"))
-    return 0
-
-
-def _follow(session: Session, client: Client, name: str) -> int:
-    """Show lines until Ctrl-C; a server that starts again is followed again."""
-    from stoker.client import ServerUnreachable
-
-    screen = session.screen
-    screen.note(screen.dim(f"following {session.typed_name()}; Ctrl-C ends it"))
-    ended = ""
-    try:
-        while True:
-            try:
-                for line in client.invocations.follow(name):
-                    ended = ""
-                    if screen.json:
-                        screen.document(json_of(line))
-                    else:
-                        screen.line(f"{screen.dim_out(line.invocation_id[-12:])}  {line.line}")
-            except ServerUnreachable as error:
-                if error.code == "client.unreachable" and not ended:
-                    raise
-                if not ended:
-                    screen.note(screen.dim(f"{error.message}; following again"))
-                ended = error.message
-            time.sleep(RECONNECT_S)
-    except KeyboardInterrupt:
-        return 0
-
-
-def subject_of(client: Client, name: str) -> str:
-    """Return a name as a filter of invocations takes it."""
-    if name.count("/") == 1:
-        topic, service = name.split("/")
-        if service.isdigit():
-            return f"ms.compute.{topic}.function.{service}"
-    return name
-
-
 # -- invocations -------------------------------------------------------------------------------------
 
 
@@ -188,14 +85,14 @@ def invocations(session: Session) -> int:
     with session.client() as client:
         if arguments.name and _ID.match(arguments.name):
             return _show_one(session, client, arguments.name)
-        function = subject_of(client, client.functions.find(arguments.name)) if arguments.name else None
+        function = _function_of(client, arguments.name)
         records = list(
             client.invocations.list(
                 function,
                 status=arguments.status,
                 since=time_of(session, arguments.since),
                 until=time_of(session, arguments.until),
-                limit=_limit(session),
+                limit=session.limit(),
             )
         )
         if session.screen.json:
@@ -204,6 +101,11 @@ def invocations(session: Session) -> int:
         names = {} if arguments.name else names_by_subject(client)
     _table(session, records, names)
     return 0
+
+
+def _function_of(client: Client, name: str | None) -> str | None:
+    """Return what to filter by; a subject as it is, since its function may be gone."""
+    return name if name is None or name.startswith("ms.compute.") else client.functions.find(name)
 
 
 def _table(session: Session, records: list[Record], names: dict[str, str]) -> None:
@@ -281,13 +183,6 @@ def time_of(session: Session, text: str | None) -> str | None:
         hint = "such as 10m, 2h, 1d, or 2026-01-31T12:00:00Z"
         raise WrongUsage(f"{text!r} is no time", hint=hint) from None
     return found.astimezone().isoformat()
-
-
-def _limit(session: Session) -> int | None:
-    limit: int = session.arguments.limit
-    if limit < 0:
-        raise WrongUsage("--limit is a number from 0, which is all")
-    return limit or None
 
 
 # -- doing it again ----------------------------------------------------------------------------------

@@ -8,9 +8,21 @@ from __future__ import annotations
 import argparse
 
 import stoker
-from stoker.cli import access, completion, deploy, dev, functions, history, invoke, scaffold, serve
+from stoker.cli import (
+    access,
+    accounts,
+    completion,
+    deploy,
+    dev,
+    functions,
+    history,
+    invoke,
+    logs,
+    scaffold,
+    serve,
+)
 
-_EPILOG = """\
+EPILOG = """\
 Commands speak to the server at STOKER_URL (http://127.0.0.1:8080 if not set) with the token STOKER_TOKEN
 (that of this machine's server if not set). Exit codes: 0; 1 the function failed; 2 wrong usage; 3 the
 server refused or cannot be reached."""
@@ -19,7 +31,11 @@ server refused or cannot be reached."""
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `stoker`. A command's `run` takes a Session; that of `serve` the arguments."""
     parser = argparse.ArgumentParser(
-        prog="stoker", description=stoker.__doc__, epilog=_EPILOG, allow_abbrev=False
+        prog="stoker",
+        description=stoker.__doc__,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=18),
     )
     parser.add_argument("--version", action="version", version=f"stoker {stoker.__version__}")
     common = _common(argparse.SUPPRESS)
@@ -30,8 +46,10 @@ def make_parser() -> argparse.ArgumentParser:
     invoke.add_parser(commands, common)
     dev.add_parser(commands, common)
     functions.add_parsers(commands, common)
+    logs.add_parser(commands, common)
     history.add_parsers(commands, common)
     access.add_parsers(commands, common)
+    accounts.add_parsers(commands, common)
     completion.add_parser(commands, common)
     return parser
 

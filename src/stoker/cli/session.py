@@ -20,6 +20,8 @@ from stoker.cli.screen import Screen
 if TYPE_CHECKING:
     from stoker.client import Client
 
+LIMIT = 20
+"""How many calls are shown, if nothing else was typed."""
 SIGPIPE_EXIT = 141
 """As a shell says it of a program whose reader went away."""
 
@@ -54,6 +56,13 @@ class Session:
     def name(self, client: Client) -> str:
         """Return what names the function that was typed for good; without one that of `./stoker.toml`."""
         return client.functions.find(self.typed_name())
+
+    def limit(self) -> int | None:
+        """Return how many are to be shown, None for all. Raises WrongUsage."""
+        limit: int = self.arguments.limit
+        if limit < 0:
+            raise WrongUsage("--limit is a number from 0, which is all")
+        return limit or None
 
     def typed_name(self) -> str:
         """Return the name that was typed, else that of `./stoker.toml`. Raises WrongUsage."""

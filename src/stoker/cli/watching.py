@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from watchfiles import awatch
 from stoker.cli.bundle import bundle
 from stoker.cli.defaults import FILE
 from stoker.cli.deploying import Deployment, deploy, show_changes, show_deployment, typed_of, upload
-from stoker.cli.failures import WrongUsage, document_of, indented, show_wrong_usage
+from stoker.cli.failures import WrongUsage, document_of, indented
 from stoker.cli.plan import Change, Deployed, plan, wanted
 from stoker.cli.project import Project, is_left_out, read_project
 from stoker.cli.screen import duration_text
 from stoker.cli.session import Session
 from stoker.cli.syntax import Fault, Syntax
-from stoker.client import AsyncClient, Client, ServerUnreachable, StokerError
+from stoker.client import AsyncClient, Client, PlatformFailed, ServerUnreachable, StokerError
 from stoker.client.types import Record
 
 STEP_MS = 10
@@ -46,8 +47,8 @@ class Watched:
         self.folder = Path(session.arguments.dir)
         self._known: Deployed | None = None
         self.version = 0
-        self.path = ""
-        """What names it for good, once it is deployed."""
+        self.name = ""
+        """With its collection, once it is deployed."""
 
     @property
     def is_deployed(self) -> bool:
@@ -68,6 +69,10 @@ class Watched:
             if fault is not None:
                 show_fault(self._session, fault, self.version)
                 return
+            if self.name not in ("", f"{project.collection}/{project.name}"):
+                raise WrongUsage(
+                    f"this was {self.name} and is another function now", hint="start stoker dev again"
+                )
             to = wanted(project, code)
             if self._known is None:
                 self._first(project, deploy(self._session, self._client, project, code), to)
@@ -78,19 +83,20 @@ class Watched:
             if found.code:
                 if "assets" in found.code:
                     upload(self._session, self._client, project, code)
-                self._client.functions.change_code(self.path, found.code)
+                self._client.functions.change_code(self.name, found.code)
                 self.version += 1
+                self._known = replace(self._known, code=to.code, contents=to.contents)
             if found.settings:
-                self._client.functions.change(self.path, found.settings)
+                self._client.functions.change(self.name, found.settings)
             self._known = to
             self._tell(found.changes, time.time() - _newest(project, saved, began))
         except WrongUsage as error:
-            show_wrong_usage(self._session.screen, error)
+            show_wrong(self._session, error, self.version)
         except StokerError as error:
             show_refusal(self._session, error, self.version)
 
     def _first(self, project: Project, done: Deployment, to: Deployed) -> None:
-        self.path = self._client.functions.find(f"{project.collection}/{project.name}")
+        self.name = done.function
         self._known = to
         self.version = done.version
         if not self._session.screen.json:
@@ -144,7 +150,7 @@ async def watch(session: Session) -> None:
         watched = Watched(session, client, syntax)
         project = watched.read()  # what is wrong with it from the start ends the command
         if not screen.json:
-            screen.note(screen.dim(f"watching {watched.folder.resolve()} for {client.url}; Ctrl-C ends it"))
+            screen.note(screen.dim(f"watching {watched.folder} for {client.url}; Ctrl-C ends it"))
         client.runtimes()  # so does a server that cannot be reached, or that refuses the token
         await asyncio.to_thread(watched.take, project.files)
         async with AsyncClient(session.url, session.token) as live, asyncio.TaskGroup() as tasks:
@@ -153,8 +159,8 @@ async def watch(session: Session) -> None:
                 ready.set()
             tasks.create_task(_saves(watched, ready), name="saves")
             await ready.wait()
-            tasks.create_task(_calls(session, live, watched.path), name="calls")
-            tasks.create_task(_lines(session, live, watched.path), name="lines")
+            tasks.create_task(_calls(session, live, watched.name), name="calls")
+            tasks.create_task(_lines(session, live, watched.name), name="lines")
 
 
 async def _saves(watched: Watched, ready: asyncio.Event) -> None:
@@ -176,21 +182,22 @@ def _prefixes(name: str) -> list[str]:
     return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
-async def _calls(session: Session, client: AsyncClient, path: str) -> None:
+async def _calls(session: Session, client: AsyncClient, name: str) -> None:
     """Show each call once it has ended."""
-    topic, service = path.split("/")
-    subject = f"ms.compute.{topic}.function.{service}"
     since = datetime.now(UTC)
     shown: dict[str, None] = {}
     while True:
         try:
             found = [
                 record
-                async for record in client.invocations.list(subject, since=since, limit=CALLS_MAX)
+                async for record in client.invocations.list(name, since=since, limit=CALLS_MAX)
                 if record.has_ended and record.invocation_id not in shown
             ]
-        except StokerError:
-            found = []  # what follows the log says that the server is away
+        except (ServerUnreachable, PlatformFailed):
+            found = []  # what follows the log says so
+        except StokerError as error:
+            show_refusal(session, error, 0)
+            return
         for record in reversed(found):
             shown[record.invocation_id] = None
             show_call(session, record)
@@ -199,25 +206,25 @@ async def _calls(session: Session, client: AsyncClient, path: str) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def _lines(session: Session, client: AsyncClient, path: str) -> None:
+async def _lines(session: Session, client: AsyncClient, name: str) -> None:
     """Show each line while it is printed."""
     screen = session.screen
     is_away = False
     while True:
         try:
-            async for line in client.invocations.follow(path):
+            async for line in client.invocations.follow(name):
+                is_away = False
                 if screen.json:
                     screen.document({"event": "log", "invocation_id": line.invocation_id, "line": line.line})
                 else:
                     screen.line(f"{screen.dim_out('        | ')}{line.line}")
-        except ServerUnreachable as error:
+        except (ServerUnreachable, PlatformFailed) as error:
             if not is_away and not screen.json:
                 screen.note(screen.dim(f"{clock()}  {error.message}; following again"))
             is_away = True
         except StokerError as error:
-            if not is_away:
-                show_refusal(session, error, 0)
-            is_away = True
+            show_refusal(session, error, 0)
+            return
         await asyncio.sleep(POLL_S)
 
 
@@ -255,6 +262,18 @@ def show_fault(session: Session, fault: Fault, version: int) -> None:
     screen.line(f"{clock()}  {screen.bad_out(first)}")
     for line in rest:
         screen.line(f"      {line}")
+    _goes_on(session, version)
+
+
+def show_wrong(session: Session, error: WrongUsage, version: int) -> None:
+    """Show what cannot be meant in what was saved."""
+    screen = session.screen
+    if screen.json:
+        screen.document({"event": "wrong", "error": error.message})
+        return
+    screen.line(f"{clock()}  {screen.bad_out(error.message)}")
+    if error.hint:
+        screen.line(f"          hint: {error.hint}")
     _goes_on(session, version)
 
 

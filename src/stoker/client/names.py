@@ -17,14 +17,20 @@ class InvalidName(ValueError):
     """A text that names no function; nothing was asked."""
 
 
-def function_path(name: str) -> str:
-    """Return the two segments of a path that name a function. Raises InvalidName."""
+def parts(name: str) -> tuple[str, str]:
+    """Return what names the collection, and the function within it. Raises InvalidName."""
     subject = _SUBJECT.match(name)
     if subject is not None:
-        return f"{subject['topic']}/{subject['service']}"
+        return subject["topic"], subject["service"]
     collection, slash, function = name.partition("/")
     if not slash or not collection or not function or "/" in function:
         raise InvalidName(f"{name!r} does not name a function: it is written collection/name")
+    return collection, function
+
+
+def function_path(name: str) -> str:
+    """Return the two segments of a path that name a function. Raises InvalidName."""
+    collection, function = parts(name)
     return f"{segment(collection)}/{segment(function)}"
 
 

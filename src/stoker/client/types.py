@@ -32,8 +32,8 @@ class FunctionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         return self.subject.split(".")[2]
 
     @property
-    def path(self) -> str:
-        """What names it in every call, for good: `<collection topic>/<service>`."""
+    def address(self) -> str:
+        """What names it in every call, for good, also renamed: `<collection topic>/<service>`."""
         return f"{self.collection_topic}/{self.subject.rpartition('.')[2]}"
 
 

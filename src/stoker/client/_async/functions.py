@@ -10,7 +10,7 @@ from stoker.client import asks
 from stoker.client._async.session import AsyncSession
 from stoker.client.asks import Answer, Ask
 from stoker.client.errors import Details, NotFound
-from stoker.client.names import InvalidName, function_path, segment
+from stoker.client.names import InvalidName, function_path, parts, segment
 from stoker.client.types import (
     Code,
     CodeChanges,
@@ -41,23 +41,23 @@ class AsyncFunctions:
         return await self._session.send(asks.get(path, asks.many(FunctionSummary)))
 
     async def find(self, name: str) -> str:
-        """Return what names a function, given `collection/name`, a subject, or a name that is unique.
+        """Return a name with its collection, given one, a subject, or a name that is unique.
 
         Only a bare name is looked for. Raises NotFound, also if there is more than one.
         """
         if "/" in name or "." in name:
             try:
-                return function_path(name)
+                return "/".join(parts(name))
             except InvalidName:
                 pass
         found = [function for function in await self.list() if function.name == name]
         if len(found) == 1:
-            return found[0].path
+            return found[0].address
         if not found:
             raise NotFound(f"there is no function {name!r}", Details("not_found", 404))
         raise NotFound(
             f"there are {len(found)} functions {name!r}",
-            Details("not_found", 404, hint="name one: " + ", ".join(function.path for function in found)),
+            Details("not_found", 404, hint="name one: " + ", ".join(function.address for function in found)),
         )
 
     async def get(self, name: str) -> Function:
