@@ -1,0 +1,65 @@
+"""What a tool is, and what it answers: plain values, of no library.
+
+Does not know any particular tool.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.edge.mcp.asking import Answer
+from stoker.edge.mcp.schemas import RESULT
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What a client may tell its user of a tool before it is called."""
+
+    read_only: bool = False
+    destructive: bool = False
+    """It changes or removes what is there, rather than adding to it."""
+    idempotent: bool = False
+    """Once more with the same arguments changes nothing more."""
+    open_world: bool = False
+    """It may reach what is outside of this server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool as it is listed."""
+
+    name: str
+    title: str
+    description: str
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    hints: Hints
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswer:
+    """What a call of a tool came to."""
+
+    text: str
+    structured: dict[str, Any] | None = None
+    failed: bool = False
+    invocation_id: str | None = None
+    """Of the call of a function that it made."""
+
+
+def told(value: Any, invocation_id: str | None = None) -> ToolAnswer:
+    """Return the answer that is a value; one that is no object is the one member of the structured form."""
+    structured = value if isinstance(value, dict) else {RESULT: value}
+    return ToolAnswer(json.dumps(value, ensure_ascii=False), structured, invocation_id=invocation_id)
+
+
+def refused(members: dict[str, Any], invocation_id: str | None = None) -> ToolAnswer:
+    """Return the error with these members: `error`, `code` and whatever else helps to mend it."""
+    return ToolAnswer(json.dumps(members, ensure_ascii=False), failed=True, invocation_id=invocation_id)
+
+
+def refusal(answer: Answer) -> ToolAnswer:
+    """Return what a route refused as the error of a tool."""
+    return refused(answer.json(), answer.invocation_id)
