@@ -135,7 +135,8 @@ def list_secrets(session: Session) -> int:
     if session.screen.json:
         session.screen.document(json_of(secrets))
         return 0
-    session.screen.table(("SECRET",), [(secret.name,) for secret in secrets], empty="no secrets")
+    rows = [(secret.name, time_text(secret.modified, session.now)) for secret in secrets]
+    session.screen.table(("SECRET", "SET"), rows, empty="no secrets")
     return 0
 
 

@@ -58,11 +58,8 @@ def list_accounts(session: Session) -> int:
     return 0
 
 
-def _limits_text(limits: Mapping[str, int | None] | None) -> str:
-    return (
-        ", ".join(f"{name} {count:,}" for name, count in (limits or {}).items() if count is not None)
-        or "none"
-    )
+def _limits_text(limits: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in limits.items() if count is not None) or "none"
 
 
 def create_account(session: Session) -> int:
@@ -77,10 +74,8 @@ def set_limits(session: Session) -> int:
     """`stoker accounts limits`."""
     name, limits = session.arguments.name, limits_of(session.arguments.limit)
     with session.client() as client:
-        client.accounts.set_limits(name, limits)
-    return show_done(
-        session, {"name": name, "limits": limits}, f"account {name}: quotas {_limits_text(limits)}"
-    )
+        account = client.accounts.set_limits(name, limits)
+    return show_done(session, json_of(account), f"account {name}: quotas {_limits_text(limits)}")
 
 
 def limits_of(entries: list[str]) -> dict[str, int]:

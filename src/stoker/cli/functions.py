@@ -66,10 +66,16 @@ def add_parsers(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def names_by_subject(client: Client) -> dict[str, str]:
-    """Return `collection/name` of every function by its subject, with the collection's name."""
-    collections = {collection.topic: collection.name for collection in client.collections.list()}
-    found = {}
-    for function in client.functions.list():
+    """Return `collection/name` of every function by its subject; of none if the token may not list them."""
+    from stoker.client import Forbidden
+
+    found: dict[str, str] = {}
+    try:
+        collections = {collection.topic: collection.name for collection in client.collections.list()}
+        functions = client.functions.list()
+    except Forbidden:
+        return found
+    for function in functions:
         topic = function.collection_topic
         found[function.subject] = f"{collections.get(topic, topic)}/{function.name}"
     return found

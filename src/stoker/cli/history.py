@@ -119,7 +119,7 @@ def _table(session: Session, records: list[Record], names: dict[str, str]) -> No
         ]
         for record in records
     ]
-    if names:
+    if session.arguments.name is None:
         heads.append("FUNCTION")
         for row, record in zip(rows, records, strict=True):
             row.append(names.get(record.function, record.function.removeprefix("ms.compute.")))

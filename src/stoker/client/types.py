@@ -263,28 +263,39 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scopes: list[str] = []
     collection: str | None = None
     calls_per_minute: int | None = None
-    created: str | int | None = None
-    expires: str | int | None = None
+    created: str | None = None
+    expires: str | None = None
+    """None if it never does."""
+    made_by: str | None = None
+    """The id of the token it was made with."""
 
 
 class NewToken(Token, frozen=True, kw_only=True, omit_defaults=True):
-    """A token just made; its text is shown this once."""
+    """A token just made; its text is shown this once, and by no repr."""
 
     token: str
+
+    def __repr__(self) -> str:
+        return f"NewToken(id={self.id!r}, name={self.name!r}, ...)"
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An isolated name space with its quotas."""
 
     name: str
-    limits: dict[str, int | None] | None = None
+    limits: dict[str, int | None] = {}
+    """By quota; what is not there has none."""
+    created: str | None = None
 
 
 class NewAccount(Account, frozen=True, kw_only=True, omit_defaults=True):
-    """An account just made, with its first token, whose text is shown this once."""
+    """An account just made, with its first token, whose text is shown this once, and by no repr."""
 
     token_id: str
     token: str
+
+    def __repr__(self) -> str:
+        return f"NewAccount(name={self.name!r}, token_id={self.token_id!r}, ...)"
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -298,3 +309,5 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The name of a secret; its value is never shown."""
 
     name: str
+    modified: int | None = None
+    """Seconds since the epoch."""

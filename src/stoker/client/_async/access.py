@@ -60,10 +60,10 @@ class AsyncAccounts:
         body = {"name": name} | ({} if limits is None else {"limits": limits})
         return await self._session.send(asks.change("POST", "/accounts", asks.one(NewAccount), body=body))
 
-    async def set_limits(self, name: str, limits: Mapping[str, int | None]) -> None:
-        """Give an account other quotas; what is not named has none."""
+    async def set_limits(self, name: str, limits: Mapping[str, int | None]) -> Account:
+        """Give an account other quotas, and return it; what is not named has none."""
         path = f"/accounts/{segment(name)}/limits"
-        await self._session.send(asks.change("PUT", path, asks.nothing, body=limits))
+        return await self._session.send(asks.change("PUT", path, asks.one(Account), body=limits))
 
     async def delete(self, name: str) -> None:
         """Erase an account with all it had."""
@@ -72,7 +72,7 @@ class AsyncAccounts:
         )
 
     async def quotas(self) -> Mapping[str, Quota]:
-        """Return the quotas of the token's own account, and what is used of each."""
+        """Return the quotas of the token's own account, and what is used of each; also the token's own."""
         return await self._session.send(asks.get("/limits", asks.one(dict[str, Quota])))
 
 
