@@ -14,7 +14,7 @@ there must be readable for good. Does not know how messages are stored or search
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -153,6 +153,16 @@ def body_subject(account: str, invocation_id: str, which: str, number: int) -> s
 def pieces_of(text: bytes) -> list[bytes]:
     """Return a large body in the pieces that it is stored in."""
     return [text[at : at + BODY_PIECE_BYTES] for at in range(0, len(text), BODY_PIECE_BYTES)]
+
+
+def text_of_record(record: Record) -> bytes:
+    """Return a record as JSON."""
+    return _encode(record)
+
+
+def pack_of(records: Sequence[bytes], expires_ms: int) -> bytes:
+    """Return a Pack as it is stored, of records that are JSON already."""
+    return b'{"format":%d,"expires_ms":%d,"records":[%b]}' % (FORMAT, expires_ms, b",".join(records))
 
 
 _decode_record = msgspec.json.Decoder(Record).decode

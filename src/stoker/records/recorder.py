@@ -1,8 +1,8 @@
 """The recorder: plain calls that have ended, stored behind their answers, many at a time.
 
-A call's caller waits for none of this: `ended` is two list operations. What is not stored yet is what a
-kill -9 can lose, at most what ended within `FLUSH_MS` and the write after it. Does not know how records
-are found.
+A call's caller waits for none of this. Each record is made as its call ends: made many at a time they would
+hold up the calls of that moment. What is not stored yet is what a kill -9 can lose, at most what ended
+within `FLUSH_MS` and the write after it. Does not know how records are found.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from stoker.backbone.ledger import Ledger, Write
 from stoker.model.call import Call
 from stoker.model.ended import ended_record
 from stoker.model.errors import StokerError, StorageFull, TooLarge
+from stoker.model.function import Function
 from stoker.model.limits import KIB, MIB, Limits
 from stoker.model.outcome import Outcome
 from stoker.model.record import Keeping, Record
 from stoker.records import formats
-from stoker.records.formats import Pack
 from stoker.records.states import ended_writes, without_logs
 
 FLUSH_MS = 50
@@ -36,8 +36,6 @@ AGAIN_S = 0.25
 ROOM_AGAIN_S = 0.25
 RECENT_BYTES_MAX = 32 * MIB
 """Stored records that search may not find yet, kept in memory: past it, a look-up waits for search."""
-OVERHEAD_BYTES = 600
-"""What a record takes beside payload, result and log."""
 
 
 class Feed(Protocol):
@@ -56,8 +54,37 @@ class Notes(Protocol):
     def warning(self, event: str, **fields: object) -> object: ...
 
 
-Ended = tuple[Call, Outcome, int, int]
-"""With the wall clock at the end, in milliseconds, and about what it takes in memory and in the store."""
+class _Pack:
+    """Records that are stored as one message: of one account, and to go at the same time."""
+
+    __slots__ = ("account", "call_ids", "expires_ms", "size", "texts")
+
+    def __init__(self, account: str) -> None:
+        self.account = account
+        self.texts: list[bytes] = []
+        """Records as JSON."""
+        self.call_ids: list[bytes] = []
+        self.size = 0
+        self.expires_ms = 0
+
+    def writes(self) -> list[Write]:
+        """Return what to store."""
+        return [Write(formats.pack_subject(self.account), formats.pack_of(self.texts, self.expires_ms))]
+
+
+class _Single:
+    """A record that is too large for a pack."""
+
+    __slots__ = ("_writes", "call_ids", "size")
+
+    def __init__(self, call_id: bytes, writes: list[Write]) -> None:
+        self.call_ids = [call_id]
+        self._writes = writes
+        self.size = sum(len(write.data) for write in writes)
+
+    def writes(self) -> list[Write]:
+        """Return what to store."""
+        return self._writes
 
 
 class Recorder:
@@ -77,15 +104,20 @@ class Recorder:
         self._feed = feed
         self._require_room = require_room
         self._limits = limits
+        self._pack_bytes_max = min(PACK_BYTES_MAX, limits.unstored_bytes_max // 16)  # what goes at once if any
         self._notes = notes
         self._now_ms = now_ms
-        self._waiting: deque[Ended] = deque()
-        self._waiting_bytes = 0
-        self._storing: list[Ended] = []
+        self._function: Function | None = None
+        self._keeping = Keeping(0, store_payload=False)
+        """Of that function: calls of one function come one after the other."""
+        self._filling: dict[tuple[str, int], _Pack] = {}
+        """By account and ttl."""
+        self._waiting: deque[_Pack | _Single] = deque()
+        self._unstored_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._recent: dict[bytes, Ended] = {}
-        """What search may not find yet."""
+        self._recent: dict[bytes, tuple[str, bytes | Record, int]] = {}
+        """What search may not find yet: its account, the record, and when it expires."""
         self._stored: deque[tuple[int, list[bytes], int]] = deque()
         """Of those the ones that are stored: the sequence of their message, their ids, and their bytes."""
         self._stored_bytes = 0
@@ -94,6 +126,8 @@ class Recorder:
         self.refusal: StokerError | None = None
         """Why nothing new may begin, as it could not be recorded: the disk is full."""
         self._looking: asyncio.TimerHandle | None = None
+        self.unstored = 0
+        """How many records of calls that have ended are not stored yet."""
         self.lost = 0
         """Records that were given up, as the store was away for too long."""
 
@@ -101,18 +135,40 @@ class Recorder:
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Keep a call that has ended, unless its function asks for no record (`ttl` 0)."""
-        if call.function.monitor_config.get("ttl") == 0:
+        function = call.function
+        if function is not self._function:
+            self._function = function
+            self._keeping = Keeping.of(function.monitor_config)
+        keeping = self._keeping
+        if keeping.ttl_ms == 0:
             return
-        size = OVERHEAD_BYTES + len(call.payload) + len(outcome.log) + len(outcome.result or b"")
-        if outcome.failure is not None:
-            size += len(outcome.failure.error) + len(outcome.failure.stack or "")
-        entry = (call, outcome, self._now_ms(), size)
-        self._waiting.append(entry)
-        self._recent[call.id] = entry
-        self._waiting_bytes += size
+        ended_ms = self._now_ms()
+        expires_ms = ended_ms + keeping.ttl_ms
+        record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
+        account = function.account
+        if keeping.store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
+            single = _Single(call.id, ended_writes(account, record, expires_ms=expires_ms))
+            self._waiting.append(single)
+            self._unstored_bytes += single.size
+            self._recent[call.id] = (account, record, expires_ms)
+        else:
+            text = formats.text_of_record(record)
+            place = (account, keeping.ttl_ms)
+            pack = self._filling.get(place)
+            if pack is None:
+                pack = self._filling[place] = _Pack(account)
+            pack.texts.append(text)
+            pack.call_ids.append(call.id)
+            pack.expires_ms = expires_ms
+            pack.size += len(text)
+            self._unstored_bytes += len(text)
+            self._recent[call.id] = (account, text, expires_ms)
+            if len(pack.texts) >= PACK_COUNT_MAX or pack.size >= self._pack_bytes_max:
+                self._waiting.append(self._filling.pop(place))
+        self.unstored += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_MS / 1000, self._flush)
-        elif self._waiting_bytes > self._limits.unstored_bytes_max:
+        elif self._unstored_bytes > self._limits.unstored_bytes_max:
             self._give_up_oldest()
 
     # -- what is not searched yet ----------------------------------------------------------------
@@ -120,13 +176,10 @@ class Recorder:
     def recent(self, account: str, call_id: bytes) -> Record | None:
         """Return the record of a call that has ended lately, before it can be found by search."""
         entry = self._recent.get(call_id)
-        if entry is None or entry[0].function.account != account:
+        if entry is None or entry[0] != account or entry[2] <= self._now_ms():
             return None
-        call, outcome, ended_ms, _ = entry
-        keeping = Keeping.of(call.function.monitor_config)
-        if ended_ms + keeping.ttl_ms <= self._now_ms():
-            return None
-        return ended_record(call, outcome, keeping, ended_ms=ended_ms)
+        record = entry[1]
+        return record if isinstance(record, Record) else formats.record_of(record)
 
     def searchable(self, position: int) -> None:
         """Forget what search finds from now on: all that is stored up to this sequence."""
@@ -141,11 +194,6 @@ class Recorder:
             self._recent.pop(call_id, None)
 
     @property
-    def unstored(self) -> int:
-        """How many records of calls that have ended are not stored yet."""
-        return len(self._waiting) + len(self._storing)
-
-    @property
     def busy(self) -> bool:
         """Whether calls end so fast that what nobody waits for had better be done later."""
         since_s = asyncio.get_running_loop().time() - self._flushed_at
@@ -155,7 +203,7 @@ class Recorder:
 
     async def flush(self) -> None:
         """Return once everything that has ended by now is stored, or was given up."""
-        while self._waiting or self._task is not None:
+        while self.unstored or self._task is not None:
             self._flush()
             if self._task is not None:
                 await asyncio.shield(self._task)
@@ -191,8 +239,8 @@ class Recorder:
             self._timer = None
         if self._looking is None:
             self._look_for_room()
-        if self._task is None and self._waiting:
-            self._flushed_count = len(self._waiting)
+        if self._task is None and self.unstored:
+            self._flushed_count = self.unstored
             self._flushed_at = asyncio.get_running_loop().time()
             self._task = asyncio.get_running_loop().create_task(self._store(), name="store records")
             self._task.add_done_callback(self._flushed)
@@ -203,30 +251,22 @@ class Recorder:
             return
         if (error := task.exception()) is not None:
             task.get_loop().call_exception_handler({"message": "records not stored", "exception": error})
-        if self._waiting and self._timer is None:
+        if self.unstored and self._timer is None:
             self._timer = task.get_loop().call_later(FLUSH_MS / 1000, self._flush)
 
     async def _store(self) -> None:
-        """Store all that waits, a pack after the other; others go on in between."""
+        """Store all that has ended by now, a pack after the other; others go on in between."""
+        self._waiting.extend(self._filling.values())
+        self._filling.clear()
         while self._waiting:
-            self._storing = self._take()
-            for writes, call_ids in _groups(self._storing):
-                size = sum(len(write.data) for write in writes)
-                self._stored.append((await self._write(writes), call_ids, size))
-                self._stored_bytes += size
-                while self._stored_bytes > RECENT_BYTES_MAX:
-                    self._forget_oldest()
-            self._storing = []
-
-    def _take(self) -> list[Ended]:
-        batch: list[Ended] = []
-        size = 0
-        while self._waiting and len(batch) < PACK_COUNT_MAX and size < PACK_BYTES_MAX:
-            entry = self._waiting.popleft()
-            batch.append(entry)
-            size += entry[3]
-        self._waiting_bytes -= size
-        return batch
+            pack = self._waiting.popleft()
+            last = await self._write(pack.writes())
+            self.unstored -= len(pack.call_ids)
+            self._unstored_bytes -= pack.size
+            self._stored.append((last, pack.call_ids, pack.size))
+            self._stored_bytes += pack.size
+            while self._stored_bytes > RECENT_BYTES_MAX:
+                self._forget_oldest()
 
     async def _write(self, writes: Sequence[Write]) -> int:
         """Store one group, for as long as it takes (what waits meanwhile is bounded), and return where."""
@@ -245,34 +285,13 @@ class Recorder:
 
     def _give_up_oldest(self) -> None:
         lost = 0
-        while self._waiting and self._waiting_bytes > self._limits.unstored_bytes_max:
-            call, _, _, size = self._waiting.popleft()
-            self._waiting_bytes -= size
-            self._recent.pop(call.id, None)
-            lost += 1
-        self.lost += lost
-        self._notes.warning("records_lost", count=lost)
-
-
-def _groups(batch: Sequence[Ended]) -> list[tuple[list[Write], list[bytes]]]:
-    """Return what to store, with the ids in it: a pack for each account and ttl, and what is too large."""
-    packs: dict[tuple[str, int], tuple[list[Record], list[bytes]]] = {}
-    groups: list[tuple[list[Write], list[bytes]]] = []
-    latest_ms = batch[-1][2]
-    function, keeping = None, Keeping(0, False)
-    for call, outcome, ended_ms, _ in batch:
-        if call.function is not function:
-            function = call.function
-            keeping = Keeping.of(function.monitor_config)
-        account = call.function.account
-        record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
-        if keeping.store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
-            groups.append((ended_writes(account, record, expires_ms=ended_ms + keeping.ttl_ms), [call.id]))
-            continue
-        records, call_ids = packs.setdefault((account, keeping.ttl_ms), ([], []))
-        records.append(record)
-        call_ids.append(call.id)
-    for (account, ttl_ms), (records, call_ids) in packs.items():
-        pack = Pack(format=formats.FORMAT, expires_ms=latest_ms + ttl_ms, records=records)
-        groups.append(([Write(formats.pack_subject(account), formats.encode(pack))], call_ids))
-    return groups
+        while self._waiting and self._unstored_bytes > self._limits.unstored_bytes_max:
+            pack = self._waiting.popleft()
+            self._unstored_bytes -= pack.size
+            for call_id in pack.call_ids:
+                self._recent.pop(call_id, None)
+            lost += len(pack.call_ids)
+        if lost:
+            self.unstored -= lost
+            self.lost += lost
+            self._notes.warning("records_lost", count=lost)

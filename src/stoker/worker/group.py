@@ -29,6 +29,9 @@ STEADY_CALLS = 64
 """So many quick and silent calls in a row make a function one whose calls may be sent ahead."""
 BEYOND = 3
 """Patient calls that may wait beyond the places there are."""
+STEADY_MAX = 256
+SLOW_WEIGHT = 16
+"""What one slow call takes back."""
 AHEAD_MAX = 16
 """Calls in one instance that wait for their turn."""
 AHEAD_BYTES_MAX = 2048
@@ -63,7 +66,7 @@ class Group:
         """Who follows what its calls print."""
         self.run_ms: float | None = None
         self._steady = 0
-        """Calls in a row that were quick, ended well and printed nothing."""
+        """About how many calls in a row were quick, ended well and printed nothing."""
         self._waiting: OrderedDict[Call, asyncio.TimerHandle] = OrderedDict()
         """The longest waiting first, each with the timer that ends its patience. Who leaves is out at once:
         callers that come and go must not pile up here."""
@@ -244,10 +247,12 @@ class Group:
     def observe(self, instance: Instance) -> None:
         """Learn from a call that ended how long calls run."""
         seen = instance.last_run_ms
-        if seen > QUICK_MS or not instance.last_was_silent:
+        if not instance.last_was_silent:
             self._steady = 0
+        elif seen > QUICK_MS:  # it, or we: an event loop that was busy with something else counts as well
+            self._steady = max(0, self._steady - SLOW_WEIGHT)
         else:
-            self._steady += 1
+            self._steady = min(self._steady + 1, STEADY_MAX)
         if self.run_ms is None:
             self.run_ms = seen
             return
