@@ -12,6 +12,9 @@ import pytest
 from stoker.catalog import events
 from stoker.catalog.events import Subject, UnknownFormat
 from stoker.catalog.fold import Fold
+from stoker.catalog.principal import Principal, Rate
+from stoker.catalog.quotas import Quotas
+from stoker.catalog.tokens import TokenDraft
 from stoker.model.function import Asset, Concurrency
 from stoker.testing.catalog import ACCOUNT, CatalogBench
 
@@ -40,6 +43,11 @@ def test_there_is_one_of_each_kind() -> None:
         ("token", "created"),
         ("token", "deleted"),
         ("object", "created"),
+        ("secret", "created"),
+        ("secret", "deleted"),
+        ("account", "created"),
+        ("account", "patched"),
+        ("account", "deleted"),
     }
 
 
@@ -85,12 +93,32 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     assert (retired_collection.created_name, retired_collection.revision) == ("my-function", 15)
     retired = fold.retired["default", "tools", "230114167"]
     assert (retired.created_name, retired.version, retired.revision) == ("base64-encode", 4, 8)
-    (token,) = fold.tenants.tokens.values()
+    token, made = fold.tenants.tokens.values()
     assert (token.token_id, token.scopes, token.digest) == (
         "administrator",
         frozenset({"*"}),
         bytes.fromhex("cd" * 32),
     )
+    assert (token.maker, token.expires_ms, token.calls_per_minute) == (None, None, None)
+    scopes = frozenset({"functions:invoke", "tokens:write"})
+    rates = (Rate("tok_0123456789abcdef", 60),)
+    assert made.principal == Principal("default", "tok_0123456789abcdef", scopes, "tools", rates)
+    assert (made.name, made.maker, made.calls_per_minute) == ("agent", "administrator", 60)
+    assert (made.created_ms, made.expires_ms) == (1714378990000, 1714382590000)
+    secret = fold.secrets["default", "API_KEY"]
+    assert (secret.digest, secret.key_id) == ("34" * 32, "0123456789abcdef")
+    assert (secret.modified, secret.revision, secret.created_sequence) == (1714378991, 17, 17)
+    assert fold.retired_secrets == {("default", "OLD_KEY"): 19}
+    default, acme = fold.tenants.accounts.values()
+    assert (default.id, default.name, default.quotas) == ("default", "default", Quotas())
+    assert (acme.id, acme.name, acme.quotas) == (
+        "acc_0123456789abcdef01234567",
+        "acme",
+        Quotas(1, 2, 3, 4, 5),
+    )
+    assert (acme.created_ms, acme.revision, acme.created_sequence) == (1714378994000, 21, 20)
+    assert fold.tenants.gone == {"acc_76543210fedcba9876543210"}
+    assert fold.tenants.named("gone") is None
     (stored,) = fold.objects.values()
     assert (stored.digest, stored.size_bytes) == ("ef" * 32, 1234)
 
@@ -154,6 +182,34 @@ def test_everything_else_is_written_as_it_was() -> None:
     assert [(str(subject), json.loads(data)) for subject, data in written] == golden
 
 
+async def test_tokens_secrets_and_accounts_are_written_as_they_were() -> None:
+    bench = CatalogBench()
+    catalog, maker = bench.catalog, Principal(ACCOUNT, "administrator", frozenset({"*"}))
+    key, event = GOLDEN[0]["subject"], GOLDEN[0]["event"]
+    await bench.log.append(key, json.dumps(event).encode(), expected=0)
+    bench.fold.apply(key, json.dumps(event).encode(), 1)
+    wanted = TokenDraft("agent", ("tokens:write", "functions:invoke"), "tools", 60, 3600)
+    await catalog.tokens.create(maker, wanted)
+    await bench.put_secret("API_KEY")
+    await catalog.secrets.delete(ACCOUNT, "API_KEY")
+    await catalog.accounts.create("acme", Quotas(functions=10))
+    await catalog.accounts.limit("acme", Quotas(1, 2, 3, 4, 5))
+    await catalog.accounts.delete("acme")
+
+    written = [(e.subject.split(".")[2:4], json.loads(e.data)) for e in bench.log.events[1:]]
+
+    golden = [(GOLDEN[n]["subject"].split(".")[2:4], GOLDEN[n]["event"]) for n in (15, 16, 18, 19, 20, 22)]
+    del written[4]  # the account's first token
+    assert [(subject, event.keys()) for subject, event in written] == [
+        (subject, event.keys()) for subject, event in golden
+    ]
+    given = {
+        key: value for key, value in written[0][1].items() if key not in ("digest", "at_ms", "expires_ms")
+    }
+    assert given.items() <= golden[0][1].items()
+    assert [event["limits"] for _, event in written[3:5]] == [event["limits"] for _, event in golden[3:5]]
+
+
 @pytest.mark.parametrize(
     "data", [b'{"format":2,"type":"created"}', b'{"type":"created"}', b"[]", b"{", b"\xff", b""]
 )
@@ -168,6 +224,9 @@ def test_what_this_version_does_not_know_is_refused_and_never_guessed(data: byte
         "accounts.default.catalog.trigger.x",
         "accounts.default.catalog.function.tools.1",
         "accounts.default.catalog.collection.tools",
+        "accounts.default.catalog.token.t",
+        "accounts.default.catalog.secret.S",
+        "accounts.default.catalog.account.self",
     ],
 )
 def test_a_noun_or_kind_of_a_newer_version_is_refused(subject: str) -> None:

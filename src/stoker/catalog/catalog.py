@@ -229,9 +229,9 @@ class Catalog:
     def _check_secrets(self, account: str, wanted: FunctionDraft) -> None:
         self.secrets.require(account, wanted.secrets, "/compute_asset/secrets")
 
-    def _require_version(self, account: str, code: CodeVersion, pointer: str) -> None:
+    def _require_version(self, account: str, code: CodeVersion) -> None:
         """Refuse a new version whose secrets are not there, or for whose code there is no room."""
-        self.secrets.require(account, code.secrets, pointer)
+        self.secrets.require(account, code.secrets, "/secrets")
         self._require_code_bytes(account, code.assets)
 
     def _require_one_more(self, account: str) -> None:

@@ -13,7 +13,7 @@ from stoker.catalog.code import CodeStore
 from stoker.catalog.draft import CodeChanges, check_code
 from stoker.catalog.fold import Entry, Fold
 from stoker.catalog.journal import Journal
-from stoker.model.errors import NotFound
+from stoker.model.errors import InvalidRequest, NotFound
 from stoker.model.function import CodeVersion, Function
 from stoker.model.limits import Limits
 
@@ -28,7 +28,7 @@ class Versions:
         code: CodeStore,
         limits: Limits,
         now_ms: Callable[[], int],
-        check: Callable[[str, CodeVersion, str], None],
+        check: Callable[[str, CodeVersion], None],
     ) -> None:
         self._fold = fold
         self._journal = journal
@@ -51,7 +51,7 @@ class Versions:
         check_code(changes, self._limits, "", entry.function.code.runtime)
         self._fold.living(entry, revisions)  # before work that would be for nothing
         if changes.get("secrets"):
-            self._check(account, replace(entry.function.code, secrets=changes["secrets"]), "/secrets")
+            self._check(account, replace(entry.function.code, secrets=changes["secrets"]))
 
         async def change() -> None:
             if "assets" not in changes:
@@ -95,7 +95,12 @@ class Versions:
         async with self._journal.deciding(account):
             before = self._fold.living(entry, revisions)
             code = replace(next_code(before.code), version=before.code.version + 1)
-            self._check(account, code, "/secrets" if restores is None else "/version")
+            try:
+                self._check(account, code)
+            except InvalidRequest as error:
+                if restores is None:
+                    raise
+                raise InvalidRequest(error.message, field="/version", hint=error.hint) from None
             subject = events.function_key(account, before.collection_topic, before.service)
             data = events.encode(
                 "versioned", self._now_ms(), code=events.code_content(code), restores=restores
