@@ -14,6 +14,7 @@
         NotEmpty              a collection that holds functions
         VersionConflict       somebody changed the resource first
         IdempotencyConflict   the key came with another request before
+        SecretInUse           a secret that a function lists
         AlreadyEnded          an invocation that cannot be cancelled any more
       LimitReached            over a limit of the account or the function; later it may do
         QuotaExceeded         a quota of the account (`quota.<name>`)
@@ -145,6 +146,10 @@ class IdempotencyConflict(Conflict):
     """The Idempotency-Key came with another request before."""
 
 
+class SecretInUse(Conflict):
+    """A function lists the secret; it is to be deployed without it first."""
+
+
 class AlreadyEnded(Conflict):
     """The invocation has ended, and that end stays."""
 
@@ -222,6 +227,7 @@ ERROR_OF_CODE: dict[str, type[StokerError]] = {
     "version_conflict": VersionConflict,
     "idempotency.conflict": IdempotencyConflict,
     "idempotency.in_progress": Conflict,
+    "secret.in_use": SecretInUse,
     "invocation.ended": AlreadyEnded,
     "function.busy": FunctionBusy,
     "function.error": FunctionFailed,
