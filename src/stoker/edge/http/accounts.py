@@ -5,40 +5,45 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know what an accou
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, cast
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from stoker.catalog.accounts import QUOTA_MAX
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.events import quotas_content
 from stoker.catalog.quotas import QUOTAS, UNLIMITED, Quotas
 from stoker.catalog.stored import Account
 from stoker.edge.http import api
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import AccountAnswer, AccountMade, QuotaLimits
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.listing import listed
 from stoker.edge.http.scopes import GuardedRoute
 
+Quota = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": QUOTA_MAX})]
+
 
 class AccountLimits(msgspec.Struct):
     """The quotas of an account; what is absent or null has no limit. The body of `PUT .../limits`."""
 
-    functions: int | None = None
-    code_bytes: int | None = None
-    concurrent_invocations: int | None = None
-    invocations_per_minute: int | None = None
-    record_bytes: int | None = None
+    functions: Quota | None = None
+    code_bytes: Quota | None = None
+    concurrent_invocations: Quota | None = None
+    invocations_per_minute: Quota | None = None
+    record_bytes: Quota | None = None
 
 
 class AccountCreate(msgspec.Struct):
     """The body of `POST /accounts`."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z0-9_-]{1,64}$"})]
     limits: AccountLimits | None = None
 
 
@@ -70,11 +75,11 @@ class AccountRoutes:
         body, _ = api.read_body(await read_whole(request), AccountCreate, strict=is_strict(request))
         quotas = UNLIMITED if body.limits is None else _quotas(body.limits)
         account, token, stored = await self._catalog.accounts.create(body.name, quotas)
-        made = {
+        made: AccountMade = {
             "name": account.name,
             "token_id": stored.token_id,
             "token": token,
-            "limits": quotas_content(account.quotas),
+            "limits": _limits(account.quotas),
         }
         return answer({"body": made}, 201)
 
@@ -93,13 +98,17 @@ class AccountRoutes:
         return success()
 
 
+def _limits(quotas: Quotas) -> QuotaLimits:
+    return cast(QuotaLimits, quotas_content(quotas))
+
+
 def _quotas(body: AccountLimits) -> Quotas:
     return Quotas(**{name: getattr(body, name) for name in QUOTAS})
 
 
-def account_answer(account: Account) -> dict[str, Any]:
+def account_answer(account: Account) -> AccountAnswer:
     """Return an account as lists hold it."""
-    members: dict[str, Any] = {"name": account.name, "limits": quotas_content(account.quotas)}
+    members: AccountAnswer = {"name": account.name, "limits": _limits(account.quotas)}
     if account.created_ms:  # `default` was never created
         members["created"] = api.rfc3339(account.created_ms)
     return members

@@ -63,7 +63,23 @@ TimeoutMs = Annotated[
 ]
 EnvVar = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}=[^\\x00]*$"})]
 SecretName = Annotated[str, Meta(extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"})]
-EgressRule = Annotated[str, Meta(description="HOST:PORT, for instance `*.example.org:443`.")]
+_PORT = (
+    "(?:0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|[1-5][0-9]{4}"
+    "|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+)
+_LABEL = "[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_HEX = "[0-9A-Fa-f]{1,4}"
+_IPV6 = f"(?:(?:{_HEX}:){{7}}{_HEX}|::(?:{_HEX}:){{0,5}}{_HEX}|(?:{_HEX}:){{1,6}}:{_HEX})"
+EgressRule = Annotated[
+    str,
+    Meta(
+        description="HOST:PORT, for instance `*.example.org:443`; an IPv6 address in brackets.",
+        extra_json_schema={
+            "maxLength": 300,
+            "pattern": rf"^(?:\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?|\[{_IPV6}\]):{_PORT}$",
+        },
+    ),
+]
 EnvVars = Annotated[list[EnvVar], Meta(description="`KEY=value` each.")]
 SecretNames = Annotated[
     list[SecretName],
@@ -257,8 +273,11 @@ def _invalid(text: str) -> InvalidRequest:
 
 
 def asks_for_strict(text: str | None) -> bool:
-    """Tell whether the value of `?strict=` asks for it."""
-    return (text or "").lower() in ("true", "1")
+    """Tell whether the value of `?strict=` asks for it. Raises InvalidRequest."""
+    found = (text or "false").lower()
+    if found not in ("true", "1", "false", "0"):
+        raise InvalidRequest("strict is true or false", hint="?strict=true")
+    return found in ("true", "1")
 
 
 def unknown_key(key: str, pointer: str) -> InvalidRequest:

@@ -5,7 +5,7 @@ Does not know what is refused when.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Fold
 from stoker.catalog.quotas import QUOTAS
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import LimitsAnswer
 from stoker.edge.http.functions import answer
 from stoker.edge.http.scopes import GuardedRoute
 
@@ -47,14 +48,16 @@ class LimitsRoute:
         quotas are the whole account's.
         """
         principal = self._access.allowed(request)
-        body = {} if principal.collection is not None else await self._account(principal.account)
+        body: LimitsAnswer = {}
+        if principal.collection is None:
+            body = await self._account(principal.account)
         if principal.rates:
             lowest = min(principal.rates, key=lambda rate: rate.per_minute)
             used = self._catalog.usage.calls_with(lowest)
             body["calls_per_minute"] = {"limit": lowest.per_minute, "used": used}
         return answer({"body": body})
 
-    async def _account(self, account: str) -> dict[str, dict[str, int | None]]:
+    async def _account(self, account: str) -> LimitsAnswer:
         usage = self._catalog.usage
         meter = usage.meter(account)
         used = {
@@ -64,4 +67,5 @@ class LimitsRoute:
             "invocations_per_minute": usage.calls_of(account),
             "record_bytes": await self._records.bytes_of(account),
         }
-        return {name: {"limit": getattr(meter.quotas, name), "used": used[name]} for name in QUOTAS}
+        told = {name: {"limit": getattr(meter.quotas, name), "used": used[name]} for name in QUOTAS}
+        return cast(LimitsAnswer, told)

@@ -5,9 +5,10 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know how a value i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +17,7 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.stored import StoredSecret
 from stoker.edge.http import api
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import SecretAnswer
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
@@ -27,7 +29,7 @@ from stoker.model.secret import Secret
 class SecretPut(msgspec.Struct):
     """The body of `PUT /secrets/{name}`."""
 
-    value: str
+    value: Annotated[str, Meta(extra_json_schema={"pattern": "^[^\\x00]*$"})]
 
     def __repr__(self) -> str:
         return "SecretPut(***)"
@@ -68,6 +70,6 @@ class SecretRoutes:
         return success()
 
 
-def secret_answer(secret: StoredSecret) -> dict[str, Any]:
+def secret_answer(secret: StoredSecret) -> SecretAnswer:
     """Return what is told of a secret."""
     return {"name": secret.name, "modified": secret.modified}

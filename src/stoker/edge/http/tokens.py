@@ -5,9 +5,10 @@ Reads envelopes, asks the catalog, writes envelopes. Does not know how a token i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,9 +16,10 @@ from starlette.routing import Route
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.principal import SCOPES
 from stoker.catalog.stored import StoredToken
-from stoker.catalog.tokens import TokenDraft
+from stoker.catalog.tokens import LIFETIME_S_MAX, PER_MINUTE_MAX, TokenDraft
 from stoker.edge.http import api
 from stoker.edge.http.access import Access
+from stoker.edge.http.answers import TokenAnswer, TokenMade
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
@@ -25,15 +27,21 @@ from stoker.edge.http.listing import listed
 from stoker.edge.http.scopes import GuardedRoute
 
 
+def _number(most: int, description: str | None = None) -> Meta:
+    return Meta(description=description, extra_json_schema={"minimum": 1, "maximum": most})
+
+
 class TokenCreate(msgspec.Struct):
     """The body of `POST /tokens`."""
 
-    name: str
-    scopes: list[str]
-    collection: str | None = None
-    calls_per_minute: int | None = None
-    expires_in: int | None = None
-    """Seconds."""
+    name: api.Name
+    scopes: Annotated[
+        list[Annotated[str, Meta(extra_json_schema={"enum": list(SCOPES)})]],
+        Meta(extra_json_schema={"minItems": 1}),
+    ]
+    collection: Annotated[str, Meta(description="The only one that it sees: topic or name.")] | None = None
+    calls_per_minute: Annotated[int, _number(PER_MINUTE_MAX)] | None = None
+    expires_in: Annotated[int, _number(LIFETIME_S_MAX, "Seconds.")] | None = None
 
 
 class TokenRoutes:
@@ -68,8 +76,8 @@ class TokenRoutes:
             expires_in=body.expires_in,
         )
         token, stored = await self._catalog.tokens.create(principal, wanted)
-        members = token_answer(stored)
-        return answer({"body": {"id": members.pop("id"), "token": token, **members}}, 201)
+        made: TokenMade = {"id": stored.token_id, "token": token, **token_answer(stored)}
+        return answer({"body": made}, 201)
 
     async def delete(self, request: Request) -> Response:
         """`DELETE` of a token: it opens nothing from now on, nor does any that was made with it."""
@@ -78,10 +86,10 @@ class TokenRoutes:
         return success()
 
 
-def token_answer(token: StoredToken) -> dict[str, Any]:
+def token_answer(token: StoredToken) -> TokenAnswer:
     """Return what is shown of a token; what does not limit it is left out."""
     scopes = SCOPES if "*" in token.scopes else sorted(token.scopes)
-    members: dict[str, Any] = {
+    members: TokenAnswer = {
         "id": token.token_id,
         "name": token.name,
         "scopes": list(scopes),

@@ -14,6 +14,7 @@ import msgspec
 
 from stoker.edge.errors import status_of
 from stoker.edge.http.answers import FunctionFailure, Refusal
+from stoker.edge.http.invoke import INVOCATION_TYPES
 from stoker.edge.http.openapi.codes import ALWAYS, AUTHENTICATED, EXAMPLES, FAILURES
 from stoker.edge.http.openapi.operation import Answer, Operation, Parameter, Shape
 from stoker.edge.http.openapi.parameters import PATH
@@ -35,7 +36,13 @@ _HEADERS: Mapping[str, Mapping[str, Any]] = {
 }
 _CLARIFIED: Mapping[str, Mapping[str, Any]] = {
     # What is checked behind the types, as a refusal there says more.
-    "Envelope": {"required": ["payload", "invocation_type"]},
+    "Envelope": {
+        "required": ["payload", "invocation_type"],
+        "properties": {
+            "payload": {"description": "A string that holds JSON, or any other JSON value."},
+            "invocation_type": {"type": "string", "enum": list(INVOCATION_TYPES)},
+        },
+    },
     "ComputeAssetCreate": {
         "anyOf": [
             {"required": [name], "properties": {name: {"type": "string"}}}

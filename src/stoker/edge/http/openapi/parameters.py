@@ -19,7 +19,10 @@ LIMIT = Parameter(
     100,
 )
 CURSOR = Parameter(
-    "cursor", "query", "Where the list goes on: `next_cursor` of the page before.", {"type": "string"}
+    "cursor",
+    "query",
+    "Where the list goes on: `next_cursor` of the page before.",
+    {"type": "string", "minLength": 1},
 )
 PAGED = (LIMIT, CURSOR)
 STRICT = Parameter(
