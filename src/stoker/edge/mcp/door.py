@@ -1,8 +1,8 @@
 """The door of agents: `/mcp`, Model Context Protocol over streamable HTTP.
 
 Owns who may come in, how many, and for how long: each token has a seat of its own, so that nothing of one is
-another's. The seat, and with it the SDK, is loaded when the first agent comes. Does not know the protocol, nor
-any tool.
+another's. The seat, and with it the SDK, is loaded when the first agent comes.
+Does not know the protocol, nor any tool.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import Any
 from stoker.model.errors import InvalidRequest
 from stoker.model.pointer import escape
 
+_PARTS = ("", "asset_name", "asset_value")
+"""Of an item: what is one with the file itself for who gave it by name."""
 Item = dict[str, Any]
 """A ComputeAssetItem of the API."""
 
@@ -45,7 +47,7 @@ def field_of(field: str, items: list[Item], argument: str) -> str:
         if field.startswith(f"{prefix}/assets/"):
             index, _, rest = field.removeprefix(f"{prefix}/assets/").partition("/")
             name = items[int(index)]["asset_name"] if index.isdigit() and int(index) < len(items) else index
-            return f"/{argument}/{escape(name)}" + (f"/{rest}" if rest and rest != "asset_value" else "")
+            return f"/{argument}/{escape(name)}" + (f"/{rest}" if rest not in _PARTS else "")
     if field == "/compute_asset/collection_topic":
         return "/collection"
     return field.removeprefix("/compute_asset").replace("/assets", f"/{argument}", 1)

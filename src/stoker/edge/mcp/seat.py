@@ -39,6 +39,8 @@ SUBSCRIPTIONS_MAX = 64
 IDLE_S_MAX = 15 * 60
 """After which a session that nothing was asked in, and nobody listens to, is over."""
 TOOLS_A_PAGE = 500
+STREAM_OPENED = b": open\n\n"
+"""A comment, with which the answer's head goes out: the first event may be long in coming."""
 NOTICE_S_MAX = 5
 """How long a client that does not read is waited for."""
 SESSION_HEADER = "mcp-session-id"
@@ -153,11 +155,14 @@ class Seat:
             session.open += 1
 
         async def watched(message: Message) -> None:
-            if session_id is None and message["type"] == "http.response.start" and message["status"] < 400:
-                made = dict(message.get("headers", ())).get(SESSION_HEADER.encode())
-                if made is not None:
-                    self._sessions[made.decode("latin-1")] = _Session(_now_s())
             await send(message)
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                headers = dict(message["headers"])
+                made = headers.get(SESSION_HEADER.encode())
+                if session_id is None and made is not None:
+                    self._sessions[made.decode("latin-1")] = _Session(_now_s())
+                if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+                    await send({"type": "http.response.body", "body": STREAM_OPENED, "more_body": True})
 
         try:
             await self._opened.wait()
