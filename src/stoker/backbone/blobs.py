@@ -19,6 +19,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from stoker.backbone.connection import Message
+from stoker.backbone.erasure import Erasure
 from stoker.backbone.errors import BlobDamaged, BlobMissing
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import Ack, JetStream, Refused, Stored, StreamSpec
@@ -51,6 +52,7 @@ class BlobStore:
         self._guard = guard
         self._spool_dir = spool_dir
         self._spec = StreamSpec(stream, ("accounts.*.blob.>",), replicas=replicas, write_once=True)
+        self._erasure = Erasure(jetstream, stream)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -150,7 +152,8 @@ class BlobStore:
         return {(tokens[1], tokens[3]) for tokens in (subject.split(".") for subject in found)}
 
     async def delete(self, account: str, digest: str) -> None:
-        """Return once the blob is gone. Harmless if there is none.
+        """Return once the blob is gone, off the disk too but for what `Erasure` leaves for later. Harmless if
+        there is none.
 
         The manifest goes first: what is half deleted when the power goes is no blob any more.
         """
@@ -228,9 +231,12 @@ class BlobStore:
 
     async def _purge(self, account: str, digest: str) -> None:
         for last in ("manifest", ">"):
-            await self._jetstream.api(
-                f"STREAM.PURGE.{self.stream}", {"filter": f"{self.subject(account, digest)}.{last}"}
-            )
+            pattern = f"{self.subject(account, digest)}.{last}"
+            for subject in sorted(await self._subjects(pattern)):
+                stored = await self._jetstream.last_of(self.stream, subject)
+                if stored is not None:
+                    await self._erasure.erase([stored.sequence])  # a purge leaves the bytes on the disk
+            await self._jetstream.api(f"STREAM.PURGE.{self.stream}", {"filter": pattern})
 
     async def _subjects(self, pattern: str) -> set[str]:
         """Return the subjects of stored messages; the server gives them page by page."""
