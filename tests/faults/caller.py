@@ -14,7 +14,7 @@ import httpx
 from tests.faults.conftest import Broken
 
 COLLECTION = "delivery"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """Against a hang."""
 
 
@@ -26,7 +26,7 @@ class Caller:
         self.http = httpx.AsyncClient(
             base_url=server.process.url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(100, connect=5),
+            timeout=2 * PATIENCE_S,
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=0),
         )
 
@@ -110,7 +110,7 @@ class Caller:
 
     async def ended(self, invocation_id: str) -> dict[str, Any]:
         """Return a record once it has ended."""
-        async with asyncio.timeout(2 * PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 record: dict[str, Any] = await self.get(f"/compute/invocations/{invocation_id}", wait=60_000)
                 if record["status"] not in ("queued", "running"):
