@@ -83,17 +83,17 @@ def test_an_archive_is_linked_to_where_it_was_put() -> None:
     assert (item.asset_type, item.link, item.content) == ("archive", True, b"deploy/demo/hello")
 
 
-def test_a_creation_has_what_the_api_requires_and_no_more() -> None:
-    body = msgspec.to_builtins(creation(PROJECT, wanted(PROJECT, CODE)))
+def test_a_creation_is_what_a_deploy_wants() -> None:
+    project = replace(PROJECT, description="Adds", monitor={"ttl": 0}, timeout_ms=5)
 
-    assert body == {
-        "name": "hello",
-        "monitor_config": {},
-        "compute_asset": {
-            "collection_topic": "demo",
-            "runtime": "python",
-            "handler": "main.handler",
-            "timeout": 30000,
-            "assets": [{"asset_name": "main.py", "asset_value": "YQpiCg=="}],
-        },
-    }
+    function = creation(project, wanted(project, CODE))
+
+    assert (function.name, function.description, function.monitor_config) == ("hello", "Adds", {"ttl": 0})
+    code = function.compute_asset
+    assert (code.collection_topic, code.runtime, code.handler, code.timeout) == (
+        "demo",
+        "python",
+        "main.handler",
+        5,
+    )
+    assert [item.content for item in code.assets or ()] == [b"a\nb\n"]

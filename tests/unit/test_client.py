@@ -203,6 +203,28 @@ def test_a_create_is_sent_again_only_where_it_cannot_have_been_carried_out() -> 
     assert (len(lost.requests), len(in_use.requests)) == (1, 3)
 
 
+def test_a_create_sends_what_was_given_and_no_more() -> None:
+    function = {"name": "add", "subject": "ms.compute.demo.function.1", "compute_asset": {"handler": "h"}}
+    server = Server(said(201, {"body": function}))
+    code = stoker.client.types.Code(collection_topic="demo", handler="h", read_only_fs=False)
+
+    with server.client() as client:
+        client.functions.create(FunctionCreate(name="add", compute_asset=code, monitor_config={}))
+
+    assert server.bodies == [
+        {
+            "name": "add",
+            "monitor_config": {},
+            "compute_asset": {
+                "collection_topic": "demo",
+                "handler": "h",
+                "runtime": "nodejs",
+                "read_only_fs": False,
+            },
+        }
+    ]
+
+
 def test_a_function_that_failed_has_answered_and_is_not_called_again() -> None:
     server = Server(refused(500, "function.error", error_type="ValueError", stack="at x", invocation_id="i"))
 

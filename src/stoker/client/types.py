@@ -14,7 +14,7 @@ QUEUED = "queued"
 RUNNING = "running"
 
 
-class FunctionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FunctionSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A function as lists hold it."""
 
     name: str
@@ -37,7 +37,7 @@ class FunctionSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         return f"{self.collection_topic}/{self.subject.rpartition('.')[2]}"
 
 
-class AssetItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AssetItem(msgspec.Struct, frozen=True, kw_only=True):
     """One file of code, or an archive of many."""
 
     asset_name: str
@@ -57,7 +57,7 @@ class AssetItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return base64.b64decode(self.asset_value)
 
 
-class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Code(msgspec.Struct, frozen=True, kw_only=True):
     """A version of a function's code."""
 
     collection_topic: str = ""
@@ -77,7 +77,7 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds since the epoch."""
 
 
-class Function(FunctionSummary, frozen=True, kw_only=True, omit_defaults=True):
+class Function(FunctionSummary, frozen=True, kw_only=True):
     """A function in full."""
 
     compute_asset: Code
@@ -91,7 +91,7 @@ class Function(FunctionSummary, frozen=True, kw_only=True, omit_defaults=True):
     """What `if_match` of a change takes, to be refused if somebody else changes it first."""
 
 
-class FunctionCreate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FunctionCreate(msgspec.Struct, frozen=True, kw_only=True):
     """A function to be created."""
 
     name: str
@@ -129,7 +129,7 @@ class CodeChanges(TypedDict, total=False):
     network: dict[str, Any] | None
 
 
-class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """How long an invocation took, in milliseconds."""
 
     queue_ms: float | None = None
@@ -137,7 +137,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_ms: float | None = None
 
 
-class RecordError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RecordError(msgspec.Struct, frozen=True, kw_only=True):
     """Why an invocation did not end well."""
 
     error: str
@@ -146,7 +146,7 @@ class RecordError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     field: str | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an invocation."""
 
     invocation_id: str
@@ -186,14 +186,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.result is None else msgspec.json.decode(self.result)
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line that a call printed just now."""
 
     invocation_id: str
     line: str
 
 
-class Collection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Collection(msgspec.Struct, frozen=True, kw_only=True):
     """A name space for functions."""
 
     name: str
@@ -209,7 +209,7 @@ class Collection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.subject.split(".")[2]
 
 
-class Runtime(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """A language that functions may be written in."""
 
     name: str
@@ -217,7 +217,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A sandbox that serves a function."""
 
     id: str
@@ -234,7 +234,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: str = ""
 
 
-class ServiceStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
     """Since the server's start."""
 
     requests: int = 0
@@ -242,7 +242,7 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     average_processing_ms: float = 0
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Service(msgspec.Struct, frozen=True, kw_only=True):
     """A deployed function in the sense of NATS service discovery."""
 
     id: str
@@ -255,7 +255,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stats: ServiceStats = ServiceStats()
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Token(msgspec.Struct, frozen=True, kw_only=True):
     """A token, without the text that opens anything."""
 
     id: str
@@ -270,7 +270,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The id of the token it was made with."""
 
 
-class NewToken(Token, frozen=True, kw_only=True, omit_defaults=True):
+class NewToken(Token, frozen=True, kw_only=True):
     """A token just made; its text is shown this once, and by no repr."""
 
     token: str
@@ -279,7 +279,7 @@ class NewToken(Token, frozen=True, kw_only=True, omit_defaults=True):
         return f"NewToken(id={self.id!r}, name={self.name!r}, ...)"
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Account(msgspec.Struct, frozen=True, kw_only=True):
     """An isolated name space with its quotas."""
 
     name: str
@@ -288,7 +288,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: str | None = None
 
 
-class NewAccount(Account, frozen=True, kw_only=True, omit_defaults=True):
+class NewAccount(Account, frozen=True, kw_only=True):
     """An account just made, with its first token, whose text is shown this once, and by no repr."""
 
     token_id: str
@@ -298,14 +298,14 @@ class NewAccount(Account, frozen=True, kw_only=True, omit_defaults=True):
         return f"NewAccount(name={self.name!r}, token_id={self.token_id!r}, ...)"
 
 
-class Quota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
     """A quota of an account and what is used of it."""
 
     limit: int | None = None
     used: int = 0
 
 
-class Secret(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a secret; its value is never shown."""
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,16 @@ from stoker.client.types import (
 def _function(answer: Answer) -> Function:
     function = asks.one(Function)(answer)
     return msgspec.structs.replace(function, etag=answer.headers.get("etag"))
+
+
+def _creation(function: FunctionCreate) -> dict[str, Any]:
+    """Return the body of a create, without what was not given."""
+    members = msgspec.to_builtins(function)
+    return _given({**members, "compute_asset": _given(members["compute_asset"])})
+
+
+def _given(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None and value != ""}
 
 
 class AsyncFunctions:
@@ -66,7 +77,9 @@ class AsyncFunctions:
 
     async def create(self, function: FunctionCreate) -> Function:
         """Create a function; raises NameTaken if its collection has one of that name."""
-        return await self._session.send(asks.change("POST", "/compute/functions", _function, body=function))
+        return await self._session.send(
+            asks.change("POST", "/compute/functions", _function, body=_creation(function))
+        )
 
     async def change(self, name: str, changes: FunctionChanges, *, if_match: str | None = None) -> None:
         """Change what is not code. With `if_match` raises VersionConflict if somebody else was first."""
