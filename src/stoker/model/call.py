@@ -58,6 +58,7 @@ class Call:
 
     __slots__ = (
         "_ended",
+        "_text",
         "began",
         "caller",
         "cancel",
@@ -101,6 +102,15 @@ class Call:
         self.cancel: Callable[[], None] | None = None
         """Set by the executor while it can be cancelled."""
         self._ended: Ended | None = ended
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The id as users see it."""
+        text = self._text
+        if text is None:
+            text = self._text = text_of(self.id)
+        return text
 
     def end(self, outcome: Outcome | StokerError) -> None:
         """Tell the end; every later one is ignored, as the first end is the only one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from stoker.backbone.ledger import Ledger, Write
@@ -22,6 +22,7 @@ from stoker.model.limits import KIB, MIB, Limits
 from stoker.model.outcome import Outcome
 from stoker.model.record import Keeping, Record
 from stoker.records import formats
+from stoker.records.quick_record import head_of, is_quick, quick_record
 from stoker.records.states import ended_writes, without_logs
 
 FLUSH_MS = 50
@@ -57,30 +58,33 @@ class Notes(Protocol):
 class _Pack:
     """Records that are stored as one message: of one account, and to go at the same time."""
 
-    __slots__ = ("account", "call_ids", "expires_ms", "size", "texts")
+    __slots__ = ("account", "expires_ms", "records", "size", "ttl_ms")
 
-    def __init__(self, account: str) -> None:
+    def __init__(self, account: str, ttl_ms: int) -> None:
         self.account = account
-        self.texts: list[bytes] = []
-        """Records as JSON."""
-        self.call_ids: list[bytes] = []
+        self.ttl_ms = ttl_ms
+        self.records: dict[bytes, bytes] = {}
+        """JSON by call id, in the order of their ends."""
         self.size = 0
         self.expires_ms = 0
 
     def writes(self) -> list[Write]:
         """Return what to store."""
-        return [Write(formats.pack_subject(self.account), formats.pack_of(self.texts, self.expires_ms))]
+        data = formats.pack_of(list(self.records.values()), self.expires_ms)
+        return [Write(formats.pack_subject(self.account), data)]
 
 
-class _Single:
+class _Single(_Pack):
     """A record that is too large for a pack."""
 
-    __slots__ = ("_writes", "call_ids", "size")
+    __slots__ = ("_writes",)
 
-    def __init__(self, call_id: bytes, writes: list[Write]) -> None:
-        self.call_ids = [call_id]
-        self._writes = writes
-        self.size = sum(len(write.data) for write in writes)
+    def __init__(self, account: str, keeping: Keeping, call: Call, record: Record, ended_ms: int) -> None:
+        super().__init__(account, keeping.ttl_ms)
+        self.expires_ms = ended_ms + keeping.ttl_ms
+        self.records[call.id] = formats.text_of_record(record)
+        self._writes = ended_writes(account, record, expires_ms=self.expires_ms)
+        self.size = sum(len(write.data) for write in self._writes)
 
     def writes(self) -> list[Write]:
         """Return what to store."""
@@ -104,30 +108,32 @@ class Recorder:
         self._feed = feed
         self._require_room = require_room
         self._limits = limits
-        self._pack_bytes_max = min(PACK_BYTES_MAX, limits.unstored_bytes_max // 16)  # what goes at once if any
+        self._pack_bytes_max = min(
+            PACK_BYTES_MAX, limits.unstored_bytes_max // 16
+        )  # what goes at once if any
         self._notes = notes
         self._now_ms = now_ms
         self._function: Function | None = None
+        self._caller: str | None = None
         self._keeping = Keeping(0, store_payload=False)
         """Of that function: calls of one function come one after the other."""
+        self._head = b""
+        """What its quick records begin with."""
         self._filling: dict[tuple[str, int], _Pack] = {}
         """By account and ttl."""
-        self._waiting: deque[_Pack | _Single] = deque()
-        self._unstored_bytes = 0
+        self._waiting: deque[_Pack] = deque()
+        self._waiting_bytes = 0
+        self._storing: _Pack | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._recent: dict[bytes, tuple[str, bytes | Record, int]] = {}
-        """What search may not find yet: its account, the record, and when it expires."""
-        self._stored: deque[tuple[int, list[bytes], int]] = deque()
-        """Of those the ones that are stored: the sequence of their message, their ids, and their bytes."""
+        self._stored: deque[tuple[int, _Pack]] = deque()
+        """What search may not find yet, with the sequence of its message."""
         self._stored_bytes = 0
         self._flushed_count = 0
         self._flushed_at = 0.0
         self.refusal: StokerError | None = None
         """Why nothing new may begin, as it could not be recorded: the disk is full."""
         self._looking: asyncio.TimerHandle | None = None
-        self.unstored = 0
-        """How many records of calls that have ended are not stored yet."""
         self.lost = 0
         """Records that were given up, as the store was away for too long."""
 
@@ -135,51 +141,71 @@ class Recorder:
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Keep a call that has ended, unless its function asks for no record (`ttl` 0)."""
-        function = call.function
-        if function is not self._function:
-            self._function = function
-            self._keeping = Keeping.of(function.monitor_config)
+        if call.function is not self._function or call.caller is not self._caller:
+            self._turn_to(call.function, call.caller)
         keeping = self._keeping
-        if keeping.ttl_ms == 0:
+        ttl_ms, store_payload = keeping.ttl_ms, keeping.store_payload
+        if ttl_ms == 0:
             return
         ended_ms = self._now_ms()
-        expires_ms = ended_ms + keeping.ttl_ms
-        record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
-        account = function.account
-        if keeping.store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
-            single = _Single(call.id, ended_writes(account, record, expires_ms=expires_ms))
-            self._waiting.append(single)
-            self._unstored_bytes += single.size
-            self._recent[call.id] = (account, record, expires_ms)
+        if store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
+            self._ended_large(call, outcome, ended_ms)
+        elif is_quick(call, outcome):
+            text = quick_record(self._head, call, outcome, ended_ms, store_payload=store_payload)
+            self._add(call.function.account, ttl_ms, call.id, text, ended_ms)
         else:
+            record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
             text = formats.text_of_record(record)
-            place = (account, keeping.ttl_ms)
-            pack = self._filling.get(place)
-            if pack is None:
-                pack = self._filling[place] = _Pack(account)
-            pack.texts.append(text)
-            pack.call_ids.append(call.id)
-            pack.expires_ms = expires_ms
-            pack.size += len(text)
-            self._unstored_bytes += len(text)
-            self._recent[call.id] = (account, text, expires_ms)
-            if len(pack.texts) >= PACK_COUNT_MAX or pack.size >= self._pack_bytes_max:
-                self._waiting.append(self._filling.pop(place))
-        self.unstored += 1
+            self._add(call.function.account, ttl_ms, call.id, text, ended_ms)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_MS / 1000, self._flush)
-        elif self._unstored_bytes > self._limits.unstored_bytes_max:
+
+    def _turn_to(self, function: Function, caller: str) -> None:
+        self._function, self._caller = function, caller
+        self._keeping = Keeping.of(function.monitor_config)
+        self._head = head_of(function, caller)
+
+    def _add(self, account: str, ttl_ms: int, call_id: bytes, text: bytes, ended_ms: int) -> None:
+        place = (account, ttl_ms)
+        pack = self._filling.get(place)
+        if pack is None:
+            pack = self._filling[place] = _Pack(account, ttl_ms)
+        pack.records[call_id] = text
+        pack.size += len(text)
+        pack.expires_ms = ended_ms + ttl_ms
+        if len(pack.records) >= PACK_COUNT_MAX or pack.size >= self._pack_bytes_max:
+            self._wait(self._filling.pop(place))
+
+    def _ended_large(self, call: Call, outcome: Outcome, ended_ms: int) -> None:
+        record = ended_record(call, outcome, self._keeping, ended_ms=ended_ms)
+        self._wait(_Single(call.function.account, self._keeping, call, record, ended_ms))
+
+    def _wait(self, pack: _Pack) -> None:
+        self._waiting.append(pack)
+        self._waiting_bytes += pack.size
+        if self._waiting_bytes > self._limits.unstored_bytes_max:
             self._give_up_oldest()
 
     # -- what is not searched yet ----------------------------------------------------------------
 
     def recent(self, account: str, call_id: bytes) -> Record | None:
         """Return the record of a call that has ended lately, before it can be found by search."""
-        entry = self._recent.get(call_id)
-        if entry is None or entry[0] != account or entry[2] <= self._now_ms():
-            return None
-        record = entry[1]
-        return record if isinstance(record, Record) else formats.record_of(record)
+        for pack in self._packs():
+            text = pack.records.get(call_id)
+            if text is not None:
+                record = formats.record_of(text)
+                assert record.ended_ms is not None
+                expired = record.ended_ms + pack.ttl_ms <= self._now_ms()
+                return None if expired or pack.account != account else record
+        return None
+
+    def _packs(self) -> Iterator[_Pack]:
+        yield from self._filling.values()
+        yield from reversed(self._waiting)
+        if self._storing is not None:
+            yield self._storing
+        for _, pack in reversed(self._stored):
+            yield pack
 
     def searchable(self, position: int) -> None:
         """Forget what search finds from now on: all that is stored up to this sequence."""
@@ -188,10 +214,15 @@ class Recorder:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
-        _, call_ids, size = self._stored.popleft()
-        self._stored_bytes -= size
-        for call_id in call_ids:
-            self._recent.pop(call_id, None)
+        self._stored_bytes -= self._stored.popleft()[1].size
+
+    @property
+    def unstored(self) -> int:
+        """How many records of calls that have ended are not stored yet."""
+        count = 0 if self._storing is None else len(self._storing.records)
+        for pack in (*self._filling.values(), *self._waiting):
+            count += len(pack.records)
+        return count
 
     @property
     def busy(self) -> bool:
@@ -256,14 +287,14 @@ class Recorder:
 
     async def _store(self) -> None:
         """Store all that has ended by now, a pack after the other; others go on in between."""
-        self._waiting.extend(self._filling.values())
+        for pack in self._filling.values():
+            self._wait(pack)
         self._filling.clear()
         while self._waiting:
-            pack = self._waiting.popleft()
-            last = await self._write(pack.writes())
-            self.unstored -= len(pack.call_ids)
-            self._unstored_bytes -= pack.size
-            self._stored.append((last, pack.call_ids, pack.size))
+            pack = self._storing = self._waiting.popleft()
+            self._waiting_bytes -= pack.size
+            self._stored.append((await self._write(pack.writes()), pack))
+            self._storing = None
             self._stored_bytes += pack.size
             while self._stored_bytes > RECENT_BYTES_MAX:
                 self._forget_oldest()
@@ -285,13 +316,9 @@ class Recorder:
 
     def _give_up_oldest(self) -> None:
         lost = 0
-        while self._waiting and self._unstored_bytes > self._limits.unstored_bytes_max:
+        while self._waiting_bytes > self._limits.unstored_bytes_max:
             pack = self._waiting.popleft()
-            self._unstored_bytes -= pack.size
-            for call_id in pack.call_ids:
-                self._recent.pop(call_id, None)
-            lost += len(pack.call_ids)
-        if lost:
-            self.unstored -= lost
-            self.lost += lost
-            self._notes.warning("records_lost", count=lost)
+            self._waiting_bytes -= pack.size
+            lost += len(pack.records)
+        self.lost += lost
+        self._notes.warning("records_lost", count=lost)

@@ -24,7 +24,7 @@ from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
 from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
 from stoker.invocation.keyed import KeyedCalls
-from stoker.model.call import Call, text_of
+from stoker.model.call import Call
 from stoker.model.errors import InvalidRequest, NoCapacity, PlatformError, StokerError
 from stoker.model.outcome import Failure, Outcome
 
@@ -156,7 +156,7 @@ class InvokeRoute:
                 return
 
             def ended(call: Call, outcome: Outcome | StokerError) -> None:
-                answer(exchange, text_of(call.id), outcome, self._errors)
+                answer(exchange, call.text, outcome, self._errors)
 
             call = self._invoker.invoke(principal, entry, payload, ended, version=version)
             if exchange.open and not call.has_ended:
