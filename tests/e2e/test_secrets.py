@@ -82,10 +82,8 @@ def test_a_value_is_in_no_file_no_log_no_answer_and_no_other_process(own: Server
     value, later = f"v-{uuid4().hex}", f"w-{uuid4().hex}"
     with own.client() as client:
         answers = [client.http.put("/secrets/API_KEY", json={"value": value})]
-        keeps = {"monitor_config": {"store_payload": True}}
-        client.function(
-            "f", "exports.handler = () => process.env.API_KEY.length;", secrets=["API_KEY"], **keeps
-        )
+        source = "exports.handler = () => process.env.API_KEY.length;"
+        client.function("f", source, secrets=["API_KEY"], monitor_config={"store_payload": True})
         answers.append(client.invoke("f"))
         wrong = client.http.put("/secrets/API_KEY", json={"value": [value]})
         large = client.http.put("/secrets/API_KEY", json={"value": value * 10_000})
@@ -173,16 +171,7 @@ def test_of_a_deleted_account_nothing_is_left_while_others_go_on(own: ServerProc
             assert acme.http.get("/compute/functions").status_code == 401
             assert acme.http.post(invoke, json=body).status_code == 401
             assert admin.result("stays", "on") == "on"
-        left: list[str] = []
-
-        def erased() -> bool:
-            left[:] = files_with(own.data, mark)
-            return not left
-
-        try:
-            wait_until(erased)
-        finally:
-            print(left)
+        wait_until(lambda: not files_with(own.data, mark))
         record = admin.http.get(f"/compute/invocations/{kept}").json()["body"]
         assert record["payload"] == '"kept"'
         again = admin.http.post("/accounts", json={"name": "acme"}).json()["body"]

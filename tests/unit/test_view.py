@@ -878,3 +878,77 @@ async def test_more_ended_ones_than_are_looked_at_at_a_time_make_room(view: View
 
     assert await view.shrink(0) == view_file.SHRINK_COUNT + 10
     assert (await ids(view), await view.bytes_of("default")) == ([], 0)
+
+
+async def test_an_account_may_have_a_share_of_its_own(view: View, stream: Stream) -> None:
+    await view.ingest(
+        [
+            stream.pack(a_record(1)),
+            stream.pack(a_record(2)),
+            stream.pack(a_record(3), account="small"),
+            stream.call(a_record(4, status="queued"), account="small"),
+        ]
+    )
+    total, small = await view.bytes_of("default"), await view.bytes_of("small")
+    ample = total + small
+
+    assert await view.over(ample, {"small": small}) == frozenset()
+    assert await view.shrink(ample, {"small": small}) == 0
+    assert await view.over(ample, {"small": small - 1}) == {"small"}
+    assert await view.shrink(ample, {"small": small - 1}) == 1
+    assert await view.find("small", an_id(3)) is None
+    assert await view.over(ample, {"small": small - 1}) == frozenset()
+    assert await view.shrink(ample, {"small": 0}) == 0  # what has not ended does not go
+    assert await view.over(ample, {"small": 0}) == {"small"}
+    assert await view.shrink(total - 1, {"default": ample}) == 1  # a share is never more than the limit
+    assert await ids(view) == [an_id(2)]
+
+
+async def test_of_an_account_that_is_no_more_everything_goes(view: View, stream: Stream) -> None:
+    await view.ingest(
+        [
+            stream.pack(a_record(1)),
+            stream.pack(a_record(2), account="gone"),
+            stream.call(a_record(3, status="queued"), account="gone"),
+            stream.put(formats.key_subject("gone", "tools", "1", "ab"), stream.key("ab", an_id(3)).data),
+            stream.put(formats.body_subject("gone", an_id(3), "payload", 0), b"x"),
+        ]
+    )
+
+    assert await view.erase(["never-was"]) == 0
+    assert await view.erase(["gone"]) == 4
+
+    assert sorted(await all_due(view, stream)) == [2, 3, 5, 6]
+    assert [row.account for row in await view.pending()] == []
+    assert await view.bytes_of("gone") == 0
+    assert await ids(view) == [an_id(1)]
+    assert await view.erase(["gone"]) == 0  # and with that its name
+    late = stream.pack(a_record(6), account="gone")  # of a call that was still running
+    await view.ingest([late])
+    assert await view.erase(["gone"]) == 1
+    assert await all_due(view, stream) == [late.sequence]
+
+
+async def test_a_large_account_that_is_no_more_goes_some_at_a_time(view: View, stream: Stream) -> None:
+    count = view_file.SHRINK_COUNT + 10
+    await view.ingest([stream.pack(a_record(number), account="gone") for number in range(count)])
+
+    assert await view.erase(["gone"]) == view_file.SHRINK_COUNT
+    assert await view.erase(["gone"]) == 10
+    assert await view.erase(["gone"]) == 0
+
+
+async def test_a_list_may_be_of_one_collection(view: View, stream: Stream) -> None:
+    subjects = ["ms.compute.a.function.1", "ms.compute.a.function.2", "ms.compute.ab.function.1"]
+    subjects += ["ms.compute.a-b.function.1", "ms.compute.A.function.1"]
+    await view.ingest(
+        [stream.pack(*(a_record(number, function=subject) for number, subject in enumerate(subjects)))]
+    )
+
+    for statuses in ((), ("ok",), ("ok", "error")):
+        wanted = Filter(collection="a", statuses=statuses)
+        assert await ids(view, wanted) == [an_id(1), an_id(0)]
+        assert await view.count("default", wanted) == 2
+    assert await ids(view, Filter(collection="a", function=subjects[1])) == [an_id(1)]
+    assert await ids(view, Filter(collection="a", function=subjects[2])) == []
+    assert await view.count("default", Filter(collection="a", function=subjects[2])) == 0
