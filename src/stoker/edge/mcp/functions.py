@@ -13,7 +13,7 @@ from typing import Any
 from stoker.edge.mcp.asking import Answer, Asker, Credential
 from stoker.edge.mcp.names import tool_names
 from stoker.edge.mcp.schemas import ARGUMENT, RESULT, ToolSchema, input_of, output_of
-from stoker.edge.mcp.tool import Hints, Tool, ToolAnswer, refused
+from stoker.edge.mcp.tool import Hints, Tool, ToolAnswer, refused, value_of
 from stoker.invocation.acceptance import REQUEST_RESPONSE
 from stoker.model.function import Function
 
@@ -72,7 +72,7 @@ async def call_function(
     if not answer.ok:
         return _refusal(answer, wrapped=function.input.wrapped)
     text: str = answer.json()["body"]
-    value = json.loads(text)
+    value = value_of(text)
     wrapped = not isinstance(value, dict) if function.output is None else function.output.wrapped
     return ToolAnswer(text, {RESULT: value} if wrapped else value, invocation_id=answer.invocation_id)
 

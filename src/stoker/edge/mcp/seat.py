@@ -7,8 +7,6 @@ Imported when the first agent comes, as the SDK takes its time and memory. Does 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -27,8 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from stoker import __version__
 from stoker.catalog.principal import Principal
 from stoker.edge.errors import ErrorAnswers
-from stoker.edge.mcp.asking import Credential
-from stoker.edge.mcp.tool import Tool, ToolAnswer
+from stoker.edge.mcp.shapes import credential_of, cursor_of, listed, result_of, start_of
 from stoker.edge.mcp.toolbox import Menu, Toolbox, UnknownTool
 from stoker.edge.mcp.turns import Turns
 from stoker.model.errors import StokerError
@@ -44,8 +41,6 @@ STREAM_OPENED = b": open\n\n"
 NOTICE_S_MAX = 5
 """How long a client that does not read is waited for."""
 SESSION_HEADER = "mcp-session-id"
-INVOCATION_ID = "stoker/invocation_id"
-"""Among what accompanies a result (`_meta`)."""
 INSTRUCTIONS = (
     "stoker runs functions. Each function that you may call is a tool, named <collection>__<name>. "
     "The stoker_* tools create, change, call and debug functions, as far as your token may. "
@@ -189,12 +184,12 @@ class Seat:
         self, ctx: ServerRequestContext[Any, Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         tools = self._current().tools
-        start = _start_of(None if params is None else params.cursor)
+        start = start_of(None if params is None else params.cursor)
         page = tools[start : start + TOOLS_A_PAGE]
         more = start + TOOLS_A_PAGE < len(tools)
         return types.ListToolsResult(
-            tools=[_listed(tool) for tool in page],
-            next_cursor=_cursor(start + TOOLS_A_PAGE) if more else None,
+            tools=[listed(tool) for tool in page],
+            next_cursor=cursor_of(start + TOOLS_A_PAGE) if more else None,
         )
 
     async def _call_tool(
@@ -203,11 +198,11 @@ class Seat:
         assert isinstance(ctx.request, Request)
         try:
             answer = await self._toolbox.call(
-                self._current(), _credential(ctx.request), params.name, params.arguments or {}
+                self._current(), credential_of(ctx.request), params.name, params.arguments or {}
             )
         except UnknownTool as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from None
-        return _result(answer)
+        return result_of(answer)
 
     def _current(self) -> Menu:
         state = self._toolbox.state
@@ -263,56 +258,6 @@ async def _notify(session: _Session, channel: ServerSession) -> None:
         pass  # it does not read: it will list the tools when it does
     finally:
         session.being_told = False
-
-
-def _listed(tool: Tool) -> types.Tool:
-    hints = tool.hints
-    return types.Tool(
-        name=tool.name,
-        title=tool.title,
-        description=tool.description,
-        input_schema=tool.input_schema,
-        output_schema=tool.output_schema,
-        annotations=types.ToolAnnotations(
-            title=tool.title,
-            read_only_hint=hints.read_only,
-            destructive_hint=hints.destructive,
-            idempotent_hint=hints.idempotent,
-            open_world_hint=hints.open_world,
-        ),
-    )
-
-
-def _result(answer: ToolAnswer) -> types.CallToolResult:
-    result = types.CallToolResult(
-        content=[types.TextContent(text=answer.text)],
-        structured_content=answer.structured,
-        is_error=answer.failed,
-    )
-    if answer.invocation_id is not None:
-        result.meta = {INVOCATION_ID: answer.invocation_id}
-    return result
-
-
-def _credential(request: Request) -> Credential:
-    headers = dict(request.scope["headers"])
-    return Credential(headers.get(b"authorization"), headers.get(b"x-api-key"))
-
-
-def _cursor(start: int) -> str:
-    return base64.urlsafe_b64encode(str(start).encode()).decode().rstrip("=")
-
-
-def _start_of(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    try:
-        start = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (binascii.Error, ValueError):
-        start = -1
-    if start < 0:
-        raise MCPError(types.INVALID_PARAMS, "the cursor is not one of ours")
-    return start
 
 
 def _now_s() -> float:

@@ -49,6 +49,14 @@ class ToolAnswer:
     """Of the call of a function that it made."""
 
 
+def value_of(text: str) -> Any:
+    """Return the value of a JSON text; a question mark for half a surrogate pair, which no client reads."""
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
+
+
 def told(value: Any, invocation_id: str | None = None) -> ToolAnswer:
     """Return the answer that is a value; one that is no object is the one member of the structured form."""
     structured = value if isinstance(value, dict) else {RESULT: value}

@@ -15,7 +15,8 @@ from stoker.edge.http import scopes
 from stoker.edge.mcp import arguments as args
 from stoker.edge.mcp.asking import Answer, Asker, Credential
 from stoker.edge.mcp.functions import FunctionTool, call_function, function_tools
-from stoker.edge.mcp.management import Asking, Managing, allows, is_for, managing_tools
+from stoker.edge.mcp.management import Managing, allows, is_for, managing_tools
+from stoker.edge.mcp.request import Asking
 from stoker.edge.mcp.tool import Tool, ToolAnswer, refusal
 from stoker.model.errors import StokerError
 from stoker.model.limits import Limits
