@@ -19,8 +19,8 @@ from stoker.records.view import Stored, View, ViewDamaged
 
 GATHER_MS = 20
 """Between two transactions of the view, unless somebody waits for it."""
-BUSY_REST = 9
-"""While calls keep the server busy the view is brought on for a tenth of the time, and catches up after."""
+BUSY_REST = 19
+"""While calls keep the server busy the view is brought on for a twentieth of the time, and catches up after."""
 LIST_WAIT_S = 2.0
 """How long a list waits for what has ended just now; it is without the latest of a busy server else."""
 GAP_MS = 500

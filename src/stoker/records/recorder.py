@@ -30,7 +30,7 @@ BUSY_COUNT = 250
 """Calls that end within `FLUSH_MS` of a server that is busy: some 5,000 a second."""
 BUSY_S = 0.25
 """For so long after a flush like that."""
-PACK_COUNT_MAX = 200
+PACK_COUNT_MAX = 400
 PACK_BYTES_MAX = 512 * KIB
 """A pack is read whole to look up one record of it."""
 AGAIN_S = 0.25
