@@ -46,12 +46,12 @@ class Stoker:
     token: str
     ready_ms: float  # from its start to the ready line
 
-    def invoke(self, path: str, value: object) -> bytes:
+    def invoke(self, path: str, value: object, *, kind: str = "RequestResponse") -> bytes:
         """Return the request that calls a function with a value, as the API has it: as JSON text."""
-        body = {"payload": _json(value).decode(), "invocation_type": "RequestResponse"}
+        body = {"payload": _json(value).decode(), "invocation_type": kind}
         return post(f"{path}/invoke", _json(body), token=self.token)
 
-    def new_function(self, runtime: str) -> bytes:
+    def new_function(self, runtime: str, *, monitor_config: dict[str, Any] | None = None) -> bytes:
         """Return the request that creates an echo with code of its own and a schema both ways."""
         file, code = CODE[runtime]
         stamp = secrets.token_hex(8)
@@ -69,14 +69,16 @@ class Stoker:
                     }
                 ],
             },
-            "monitor_config": {},
+            "monitor_config": monitor_config or {},
             "schema": {"input": MESSAGE, "output": MESSAGE},
         }
         return post("/compute/functions", _json(body), token=self.token)
 
-    def create(self, connection: Connection, runtime: str) -> str:
+    def create(
+        self, connection: Connection, runtime: str, *, monitor_config: dict[str, Any] | None = None
+    ) -> str:
         """Create an echo, and return its path. Raises CannotMeasure."""
-        return function_path(connection, self.new_function(runtime))
+        return function_path(connection, self.new_function(runtime, monitor_config=monitor_config))
 
     def delete(self, connection: Connection, path: str) -> None:
         """Delete a function. Raises CannotMeasure."""
@@ -107,22 +109,34 @@ def running(
 
     `rest_ms` pass between the ready line and the block. Raises CannotMeasure.
     """
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("STOKER_")}
+    with data_directory(data_parent) as data, started(serve, options, data=data, log=log) as server:
+        time.sleep(rest_ms / 1000)
+        yield server
+
+
+@contextmanager
+def data_directory(data_parent: Path) -> Iterator[Path]:
+    """Give a place for a data directory, and remove it at the end."""
     directory = Path(tempfile.mkdtemp(prefix="stoker-bench-", dir=data_parent))
     try:
         directory.chmod(0o755)  # the server may give root up, and has to reach its own directory in it
-        data = directory / "data"
-        arguments = [*serve, "--listen", "127.0.0.1:0", "--data", str(data), *options]
-        with Program(arguments, environ=environ, log=log) as program:
-            line = program.line(within_s=READY_S)
-            ready_ms = (time.perf_counter() - program.started_s) * 1000
-            if not line.startswith(READY_LINE):
-                raise CannotMeasure(f"the server says {line!r} and not that it is ready")
-            token = (data / "token").read_text().strip()
-            time.sleep(rest_ms / 1000)
-            yield Stoker(program.pid, int(line.removeprefix(READY_LINE).rstrip("/")), token, ready_ms)
+        yield directory / "data"
     finally:
         shutil.rmtree(directory)
+
+
+@contextmanager
+def started(serve: Sequence[str], options: Sequence[str], *, data: Path, log: Path) -> Iterator[Stoker]:
+    """Start a server on a data directory, and stop it at the end. Raises CannotMeasure."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("STOKER_")}
+    arguments = [*serve, "--listen", "127.0.0.1:0", "--data", str(data), *options]
+    with Program(arguments, environ=environ, log=log) as program:
+        line = program.line(within_s=READY_S)
+        ready_ms = (time.perf_counter() - program.started_s) * 1000
+        if not line.startswith(READY_LINE):
+            raise CannotMeasure(f"the server says {line!r} and not that it is ready")
+        token = (data / "token").read_text().strip()
+        yield Stoker(program.pid, int(line.removeprefix(READY_LINE).rstrip("/")), token, ready_ms)
 
 
 def _json(value: object) -> bytes:

@@ -98,6 +98,11 @@ def post(path: str, body: bytes, *, token: str | None = None, method: str = "POS
     ).encode() + body
 
 
+def get(path: str, *, token: str) -> bytes:
+    """Return the bytes of a request without a body."""
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Requests and answers of one echo, each the two parts around the token, which is of fixed length."""

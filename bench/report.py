@@ -123,6 +123,13 @@ def document(results: Results, plan: Plan) -> dict[str, Any]:
         "first_answer": {runtime: asdict(found) for runtime, found in results.first_answer.items()},
         "create": asdict(results.create) if results.create else None,
         "ready": asdict(results.ready) if results.ready else None,
+        "records_kept": results.kept,
+        "async_accept": asdict(results.accept) if results.accept else None,
+        "async_accepts_per_s": results.accepts_per_s,
+        "look_up": asdict(results.looked_up) if results.looked_up else None,
+        "list": asdict(results.listed) if results.listed else None,
+        "backlog": [asdict(found) for found in results.backlog] if results.backlog else None,
+        "functions": asdict(results.many) if results.many else None,
         "idle_memory": [asdict(process) for process in results.idle],
         "targets": [
             {"what": line.what, "value": line.value, "target": line.target, "verdict": line.verdict.value}

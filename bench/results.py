@@ -44,6 +44,16 @@ class Warm:
     server_cpu_us: float  # a call
 
 
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A server with many functions."""
+
+    functions: int
+    listed: Spread
+    ready: Spread
+    bytes_each: float
+
+
 @dataclass(slots=True)
 class Results:
     """What a run has found so far; what is None or absent was not asked for or could not be measured."""
@@ -55,6 +65,13 @@ class Results:
     create: Spread | None = None
     ready: Spread | None = None
     idle: list[Memory] = field(default_factory=list)  # instances too, which the target leaves out
+    kept: list[float] = field(default_factory=list)  # calls a second with records by those without, a round
+    accept: Spread | None = None  # of one client
+    accepts_per_s: float | None = None  # of 64 clients
+    looked_up: Spread | None = None
+    listed: Spread | None = None
+    backlog: tuple[Spread, Spread] | None = None  # first answers without and behind another's backlog
+    many: Many | None = None
     complaints: list[str] = field(default_factory=list)  # what failed or was answered wrongly
 
     @property
@@ -127,7 +144,42 @@ def lines(results: Results, wanted: Collection[str]) -> list[Line]:
         idle_mb = sum(platform) / 1e6 if platform else None
         shown = "" if idle_mb is None else f"{idle_mb:.0f} MB"
         found.append(Line("idle memory (PSS)", idle_mb, shown, "<= 200 MB", _verdict(idle_mb, at_most=200)))
+    if "records" in wanted:
+        found += _record_lines(results)
+    if "backlog" in wanted:
+        behind = (
+            None if results.backlog is None else results.backlog[1].median_ms - results.backlog[0].median_ms
+        )
+        shown = "" if behind is None else f"{_short(behind)} ms later"
+        # its own run time is next to nothing: what it may wait for is one call of the other function
+        found.append(Line("first answer behind a backlog", behind, shown, "", _verdict(behind)))
+    if "functions" in wanted:
+        many = results.many
+        found.append(_spread_line("list of 2,000 functions", many.listed if many else None, 50))
+        found.append(_spread_line("ready with 2,000 functions", many.ready if many else None, 3000))
+        each_kb = None if many is None else many.bytes_each / 1000
+        shown = "" if each_kb is None else f"{each_kb:.1f} KB"
+        found.append(Line("memory of a function", each_kb, shown, "<= 20 KB", _verdict(each_kb, at_most=20)))
     return found
+
+
+def _record_lines(results: Results) -> list[Line]:
+    kept = statistics.median(results.kept) if results.kept else None
+    shown = "" if kept is None else f"{kept:.2f} ({min(results.kept):.2f}-{max(results.kept):.2f}) x"
+    rate = results.accepts_per_s
+    return [
+        Line("req/s at 16, records / none", kept, shown, ">= 0.85 x", _verdict(kept, at_least=0.85)),
+        _spread_line("Async accept, 1 client", results.accept, 5),
+        Line(
+            "Async accepts, 64 clients",
+            rate,
+            "" if rate is None else f"{rate:,.0f}/s",
+            ">= 2,000/s",
+            _verdict(rate, at_least=2000),
+        ),
+        _spread_line("look-up of a record", results.looked_up, 5),
+        _spread_line("filtered list of 100 records", results.listed, 50),
+    ]
 
 
 def _ratio_line(

@@ -26,7 +26,9 @@ BUILD = CHECKOUT / "build" / "bench"
 LOG = BUILD / "servers.log"  # what the measured servers say on standard error
 
 USUAL = {"rounds": 5, "seconds": 2, "connections": "1,16,64", "functions": 30, "creates": 100, "starts": 5}
+USUAL |= {"stored": 100_000, "backlog": 100_000, "many": 2_000}
 QUICK = {"rounds": 2, "seconds": 1, "connections": "1,16", "functions": 8, "creates": 30, "starts": 2}
+QUICK |= {"stored": 10_000, "backlog": 5_000, "many": 200}
 
 
 def parse(arguments: Sequence[str]) -> tuple[Plan, bool]:
@@ -44,6 +46,9 @@ def parse(arguments: Sequence[str]) -> tuple[Plan, bool]:
         ("functions", "first answers timed, each runtime"),
         ("creates", "creates timed"),
         ("starts", "starts timed until ready"),
+        ("stored", "records stored before any is looked up"),
+        ("backlog", "Async calls that wait while first answers of others are timed"),
+        ("many", "functions of a server that has many"),
     ):
         parser.add_argument(f"--{name}", metavar="N", type=_positive, help=_usual(name, what))
     parser.add_argument(
@@ -66,6 +71,9 @@ def parse(arguments: Sequence[str]) -> tuple[Plan, bool]:
         functions=chosen["functions"],
         creates=chosen["creates"],
         starts=chosen["starts"],
+        stored=chosen["stored"],
+        backlog=chosen["backlog"],
+        many=chosen["many"],
         stoker=tuple(shlex.split(chosen.get("stoker", shlex.quote(str(CHECKOUT / "dev"))))),
         serve_options=tuple(shlex.split(chosen["serve_options"])),
         data_parent=chosen.get("data_parent", Path("/var/tmp")),

@@ -11,17 +11,29 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compute import Stoker, running
+from compute import Stoker, data_directory, running, started
+from exchange import Connection
 from machine import memory
 from measures import creates, first_answers, generator_ceiling, stoker_echo, warm_rounds, warm_up
 from peer import Target, functions_framework, node_http, trivial
 from program import CannotMeasure
-from results import STOKER_NODE, STOKER_PYTHON, Results, spread
+from records import (
+    accept_alone,
+    accept_many,
+    cost_of_records,
+    create_many,
+    gateway_bytes,
+    list_of_functions,
+    look_ups,
+)
+from results import STOKER_NODE, STOKER_PYTHON, Many, Results, spread
 
-PARTS = ("ready", "memory", "first", "create", "warm")
+PARTS = ("ready", "memory", "first", "create", "warm", "records", "backlog", "functions")
 FILL_MS = 3000  # until the pool of a fresh server is full: eight boots at low CPU weight
 IDLE_MS = 3000  # until a server without spares has come to rest
 CEILING_S = 1
+ACCEPTS = 6_000
+LOOK_UPS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,9 @@ class Plan:
     functions: int
     creates: int
     starts: int
+    stored: int  # records, before any is looked up
+    backlog: int  # Async calls
+    many: int  # functions
     stoker: tuple[str, ...]  # the command that `serve` is given to
     serve_options: tuple[str, ...]
     data_parent: Path
@@ -69,6 +84,55 @@ class Session:
                 with self._part("stoker"):
                     server = stack.enter_context(self._server(rest_ms=FILL_MS))
                 self._on_a_running_server(server, parts)
+        if "records" in parts:
+            with self._part("records"), self._server(rest_ms=FILL_MS) as server:
+                self._records(server)
+        if "backlog" in parts:
+            with self._part("backlog"), self._server(rest_ms=FILL_MS) as server:
+                self._backlog(server)
+        if "functions" in parts:
+            with self._part("functions"), data_directory(self._plan.data_parent) as data:
+                self._functions(data)
+
+    def _records(self, server: Stoker) -> None:
+        plan, results = self._plan, self._results
+        self._tell("what records cost")
+        results.kept = cost_of_records(server, rounds=plan.rounds, seconds=plan.seconds)
+        with Connection(server.port) as connection:
+            path = server.create(connection, "nodejs")
+        self._tell("Async accepts")
+        results.accept = accept_alone(server, path, count=plan.creates)
+        results.accepts_per_s = accept_many(server, path, count=ACCEPTS)
+        results.looked_up, results.listed = look_ups(
+            server, stored=plan.stored, count=LOOK_UPS, tell=self._tell
+        )
+
+    def _backlog(self, server: Stoker) -> None:
+        """Time first answers, and time them again while another function has a backlog."""
+        plan = self._plan
+        alone = first_answers(server, count=plan.functions, tell=self._tell)
+        with Connection(server.port) as connection:
+            path = server.create(connection, "nodejs")
+        self._tell(f"a backlog of {plan.backlog:,} calls")
+        accept_many(server, path, count=plan.backlog)
+        behind = first_answers(server, count=plan.functions, tell=self._tell)
+        self._results.backlog = alone["nodejs"], behind["nodejs"]
+
+    def _functions(self, data: Path) -> None:
+        plan = self._plan
+        serve, options = [*plan.stoker, "serve"], [*plan.serve_options, "--pool", "0,0"]
+        with started(serve, options, data=data, log=self._log) as server:
+            create_many(server, count=1, tell=self._tell)
+        with started(serve, options, data=data, log=self._log) as server:
+            empty_bytes = gateway_bytes(server)
+            create_many(server, count=plan.many - 1, tell=self._tell)
+        ready = []
+        for _ in range(plan.starts):
+            with started(serve, options, data=data, log=self._log) as server:
+                ready.append(server.ready_ms)
+                grown = gateway_bytes(server) - empty_bytes
+                listed = list_of_functions(server, count=LOOK_UPS // 10)
+        self._results.many = Many(plan.many, listed, spread(ready), grown / plan.many)
 
     def _ready(self) -> None:
         taken = []
