@@ -21,7 +21,7 @@ from stoker.edge.http.request import Exchange, Request
 from stoker.edge.mcp.asking import ANSWER_BYTES_MAX, Answer, Asker, Credential
 from stoker.edge.mcp.files import changed_items, field_of, files_of, items_of
 from stoker.edge.mcp.management import managing_tools
-from stoker.edge.mcp.tool import told, value_of
+from stoker.edge.mcp.tool import DEPTH_MAX, told, value_of
 from stoker.edge.mcp.toolbox import Toolbox, UnknownTool
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
@@ -288,6 +288,30 @@ def test_a_file_that_is_not_there_cannot_be_removed() -> None:
 )
 def test_a_field_of_the_api_is_told_as_the_argument_it_came_from(field: str, shown: str) -> None:
     assert field_of(field, items_of({"a.js": "", "b/c.js": ""}), "files") == shown
+
+
+@pytest.mark.parametrize(("depth", "structured"), [(DEPTH_MAX, True), (DEPTH_MAX + 1, False), (900, False)])
+async def test_a_result_that_is_nested_too_deeply_for_clients_is_text_alone_or_an_error_where_it_has_a_schema(
+    bench: Bench, depth: int, structured: bool
+) -> None:
+    text = "[" * depth + "]" * depth
+    await bench.catalog.create(name="f")
+    await bench.catalog.create(name="g", schema={"output": {"type": "array"}})
+    answers = []
+    for tool in ("my-namespace__f", "my-namespace__g"):
+        waiting = asyncio.ensure_future(bench.call(tool))
+        (await bench.routes.called.get()).respond(200, msgspec.json.encode({"body": text}))
+        answers.append(await waiting)
+
+    untyped, typed = answers
+
+    assert (untyped.text, untyped.failed) == (text, False)
+    assert (untyped.structured is not None) == (typed.structured is not None) == structured
+    assert typed.failed != structured
+
+
+def test_what_is_long_but_flat_is_structured() -> None:
+    assert told([{}] * 1000).structured == {"result": [{}] * 1000}
 
 
 def test_half_a_surrogate_pair_costs_its_character_and_not_the_answer() -> None:

@@ -13,12 +13,18 @@ from typing import Any
 from stoker.edge.mcp.asking import Answer, Asker, Credential
 from stoker.edge.mcp.names import tool_names
 from stoker.edge.mcp.schemas import ARGUMENT, RESULT, ToolSchema, input_of, output_of
-from stoker.edge.mcp.tool import Hints, Tool, ToolAnswer, refused, value_of
+from stoker.edge.mcp.tool import DEPTH_MAX, Hints, Tool, ToolAnswer, is_readable, refused, value_of
 from stoker.invocation.acceptance import REQUEST_RESPONSE
 from stoker.model.function import Function
 
 HINTS = Hints(destructive=True, open_world=True)
 """Nothing is known of what a function does: a client is to ask its user, as is the protocol's default."""
+
+UNREADABLE = {
+    "error": f"the result is nested more than {DEPTH_MAX} deep, which clients of this protocol cannot read",
+    "code": "function.result_invalid",
+    "hint": "give back something flatter, or call the function over HTTP",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ async def call_function(
         return _refusal(answer, wrapped=function.input.wrapped)
     text: str = answer.json()["body"]
     value = value_of(text)
+    if not is_readable(value, text):
+        if function.output is None:
+            return ToolAnswer(text, invocation_id=answer.invocation_id)
+        return refused({**UNREADABLE, "invocation_id": answer.invocation_id}, answer.invocation_id)
     wrapped = not isinstance(value, dict) if function.output is None else function.output.wrapped
     return ToolAnswer(text, {RESULT: value} if wrapped else value, invocation_id=answer.invocation_id)
 

@@ -12,6 +12,9 @@ from typing import Any
 from stoker.edge.mcp.asking import Answer
 from stoker.edge.mcp.schemas import RESULT
 
+DEPTH_MAX = 128
+"""Of arrays and objects within each other; past some more, libraries of clients refuse the whole message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hints:
@@ -57,10 +60,24 @@ def value_of(text: str) -> Any:
     return value
 
 
+def is_readable(value: Any, text: str) -> bool:
+    """Tell whether clients can read a value, which is written as `text`, as part of a message."""
+    if text.count("[") + text.count("{") <= DEPTH_MAX:
+        return True
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        members = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for one in members for inner in one if isinstance(inner, dict | list)]
+        if not level:
+            return True
+    return False
+
+
 def told(value: Any, invocation_id: str | None = None) -> ToolAnswer:
     """Return the answer that is a value; one that is no object is the one member of the structured form."""
+    text = json.dumps(value, ensure_ascii=False)
     structured = value if isinstance(value, dict) else {RESULT: value}
-    return ToolAnswer(json.dumps(value, ensure_ascii=False), structured, invocation_id=invocation_id)
+    return ToolAnswer(text, structured if is_readable(value, text) else None, invocation_id=invocation_id)
 
 
 def refused(members: dict[str, Any], invocation_id: str | None = None) -> ToolAnswer:

@@ -14,10 +14,10 @@ from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http import scopes
 from stoker.edge.mcp import arguments as args
 from stoker.edge.mcp.asking import Answer, Asker, Credential
-from stoker.edge.mcp.functions import FunctionTool, call_function, function_tools
+from stoker.edge.mcp.functions import UNREADABLE, FunctionTool, call_function, function_tools
 from stoker.edge.mcp.management import Managing, allows, is_for, managing_tools
 from stoker.edge.mcp.request import Asking
-from stoker.edge.mcp.tool import Tool, ToolAnswer, refusal
+from stoker.edge.mcp.tool import Tool, ToolAnswer, refusal, refused
 from stoker.model.errors import StokerError
 from stoker.model.limits import Limits
 
@@ -70,13 +70,16 @@ class Toolbox:
 
         If the caller is cancelled, so is the call of a function that has begun.
         """
-        if (function := menu.functions.get(name)) is not None:
-            return await call_function(self._asker, credential, function, arguments)
-        if (managing := menu.managing.get(name)) is None:
-            raise UnknownTool(f"there is no tool {name[:100]!r}")
+        function, managing = menu.functions.get(name), menu.managing.get(name)
         try:
+            if function is not None:
+                return await call_function(self._asker, credential, function, arguments)
+            if managing is None:
+                raise UnknownTool(f"there is no tool {name[:100]!r}")
             typed, plain = args.read(arguments, managing.kind)
             return await managing.action(Asking(self._asker, credential), typed, plain)
+        except RecursionError:
+            return refused(UNREADABLE)
         except StokerError as error:
             found = self._errors.answer(error)
             return refusal(Answer(found.status, found.body))
