@@ -72,7 +72,7 @@ async def test_it_does_all_that_was_asked_for_and_no_more() -> None:
 
     made = await bench.make(admin, "functions:read", collection="tools", calls_per_minute=5, expires_in=60)
 
-    assert (made.account, made.scopes, made.collection) == (ACCOUNT, {"functions:read"}, "tools")
+    assert (made.account, made.scopes, made.collection) == (ACCOUNT, frozenset({"functions:read"}), "tools")
     assert [rate.per_minute for rate in made.rates] == [5]
     bench.now_ms += 59_999
     assert bench.opens(made)
