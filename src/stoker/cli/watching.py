@@ -152,29 +152,34 @@ async def watch(session: Session) -> None:
         if not screen.json:
             screen.note(screen.dim(f"watching {watched.folder} for {client.url}; Ctrl-C ends it"))
         client.runtimes()  # so does a server that cannot be reached, or that refuses the token
-        await asyncio.to_thread(watched.take, project.files)
+        since = datetime.now(UTC)
         async with AsyncClient(session.url, session.token) as live, asyncio.TaskGroup() as tasks:
             ready = asyncio.Event()
-            if watched.is_deployed:
-                ready.set()
-            tasks.create_task(_saves(watched, ready), name="saves")
+            tasks.create_task(_saves(watched, project, ready), name="saves")
             await ready.wait()
-            tasks.create_task(_calls(session, live, watched.name), name="calls")
+            tasks.create_task(_calls(session, live, watched.name, since), name="calls")
             tasks.create_task(_lines(session, live, watched.name), name="lines")
 
 
-async def _saves(watched: Watched, ready: asyncio.Event) -> None:
+async def _saves(watched: Watched, project: Project, ready: asyncio.Event) -> None:
+    """Deploy what is there, then what is saved; `ready` is set once the server has it."""
     root = watched.folder.resolve()
 
     def counts(_: Any, path: str) -> bool:
         name = Path(path).relative_to(root).as_posix()
         return name == FILE or not any(is_left_out(part) for part in _prefixes(name))
 
-    async for changes in awatch(root, watch_filter=counts, step=STEP_MS, debounce=GROUP_MS):
-        names = sorted({Path(path).relative_to(root).as_posix() for _, path in changes})
+    saves = awatch(root, watch_filter=counts, step=STEP_MS, debounce=GROUP_MS)
+    names: Iterable[str] = project.files
+    while True:
+        # the watch is on before the folder is read: what is saved meanwhile comes next
+        coming = asyncio.ensure_future(anext(saves))
+        await asyncio.sleep(0)
         await asyncio.to_thread(watched.take, names)
         if watched.is_deployed:
             ready.set()
+        changes = await coming
+        names = sorted({Path(path).relative_to(root).as_posix() for _, path in changes})
 
 
 def _prefixes(name: str) -> list[str]:
@@ -182,9 +187,8 @@ def _prefixes(name: str) -> list[str]:
     return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
-async def _calls(session: Session, client: AsyncClient, name: str) -> None:
+async def _calls(session: Session, client: AsyncClient, name: str, since: datetime) -> None:
     """Show each call once it has ended."""
-    since = datetime.now(UTC)
     shown: dict[str, None] = {}
     while True:
         try:
