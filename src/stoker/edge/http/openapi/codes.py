@@ -59,8 +59,10 @@ _EXAMPLES = {
     "request.timeout": _refusal("the request did not arrive whole in time"),
     "name_taken": _refusal("a function of the collection has that name already", field="/name"),
     "not_empty": _refusal("the collection holds functions", hint="delete them first"),
-    "version_conflict": _refusal("it is another by now", hint="GET it again and decide anew"),
-    "idempotency.conflict": _refusal("the Idempotency-Key came with another request before"),
+    "version_conflict": _refusal("the function has changed since; read it again and decide anew"),
+    "idempotency.conflict": _refusal(
+        "the Idempotency-Key was used with another request", hint="a new request needs a key of its own"
+    ),
     "idempotency.in_progress": _refusal("the first call with the Idempotency-Key still runs", retry_after=1),
     "invocation.ended": _refusal("the invocation has ended already, as ok"),
     "secret.in_use": _refusal("functions list the secret", hint="take it out of their secrets first"),
@@ -95,7 +97,9 @@ _EXAMPLES = {
     "function.timeout": _failure("the function ran longer than 30000 ms"),
     "function.out_of_memory": _failure("the function used more than 512 MB of memory"),
     "function.too_many_processes": _failure("the function started more than 64 processes and threads"),
-    "function.result_invalid": _failure("the result is no JSON"),
+    "function.result_invalid": _failure(
+        "the result is not JSON: Do not know how to serialize a BigInt", error_type="TypeError"
+    ),
     "function.result_too_large": _failure("the result is larger than 6291456 bytes"),
     "schema.output": _failure(
         "the result does not fit schema.output: 1 is not of type string", field="/message"

@@ -123,7 +123,11 @@ OPERATIONS = (
         Answer(RecordAnswer, Shape.LIST, description="The newest first.", example=[_RECORD]),
         parameters=(
             Parameter(
-                "function", "query", "Of this one: a subject, or `collection/name`.", {"type": "string"}
+                "function",
+                "query",
+                "Of this one: a subject, or `collection/name`.",
+                {"type": "string"},
+                "my-namespace/greet",
             ),
             Parameter(
                 "status",
