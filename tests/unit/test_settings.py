@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stoker.app.settings import NAMES, Settings, WrongSetting, read_settings
+from stoker.app.settings import NAMES, JwtSettings, Settings, WrongSetting, read_settings
+from stoker.catalog.issuer import Trust
 from stoker.model.limits import DAY_MS, KIB, MIB, Limits, bounds_of, fault_of, unit_of
 
 
@@ -53,6 +54,10 @@ def test_every_setting_can_come_from_each_of_the_three(tmp_path: Path) -> None:
         "tls_cert": "/c.pem",
         "tls_key": "/k.pem",
         "secrets_key": "/s.key",
+        "jwt_issuer": "https://issuer.example",
+        "jwt_audience": "stoker",
+        "jwt_jwks": "https://issuer.example/jwks.json",
+        "jwt_algorithm": "ES256",
         "pool": "0,7",
         "egress": "none",
         "egress_allow_range": "10.0.0.0/8,fd00::/8",
@@ -314,3 +319,34 @@ def test_a_refused_token_is_not_told(tmp_path: Path) -> None:
         read(tmp_path, {"token": "hunter 2 hunter"})
 
     assert "hunter" not in refused.value.message
+
+
+JWT = {"jwt_issuer": "https://i", "jwt_audience": "stoker", "jwt_jwks": "/jwks.json"}
+
+
+def test_an_issuer_is_trusted_with_the_algorithm_that_is_pinned(tmp_path: Path) -> None:
+    assert read(tmp_path).jwt is None
+    given = read(tmp_path, JWT).jwt
+    assert given == JwtSettings(Trust("https://i", "stoker", "RS256"), "/jwks.json")
+    for url in ("https://i/jwks", "http://127.0.0.1:1/jwks"):
+        assert read(tmp_path, {**JWT, "jwt_jwks": url}).jwt == replace(given, jwks=url)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"jwt_issuer": None}, "come together"),
+        ({"jwt_audience": None}, "come together"),
+        ({"jwt_jwks": None}, "come together"),
+        ({**dict.fromkeys(JWT), "jwt_algorithm": "RS256"}, "come together"),
+        ({"jwt_algorithm": "HS256"}, "--jwt-algorithm"),
+        ({"jwt_algorithm": "none"}, "--jwt-algorithm"),
+        ({"jwt_issuer": ""}, "--jwt-issuer"),
+        ({"jwt_jwks": "http://issuer.example/jwks"}, "--jwt-jwks"),
+    ],
+)
+def test_an_issuer_that_could_not_be_trusted_is_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(WrongSetting, match=told):
+        read(tmp_path, {**JWT, **changes})

@@ -36,6 +36,7 @@ from stoker.backbone.responder import Responder
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import cpu_millis_of
 from stoker.catalog.fold import Fold
+from stoker.catalog.issuer import Issuer
 from stoker.catalog.references import Content
 from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
@@ -229,7 +230,7 @@ class Server:
         limits = self._settings.limits
         edge_log = get_logger("stoker.edge")
         errors = ErrorAnswers(edge_log)
-        access = Access(Authenticator(fold))
+        access = Access(Authenticator(fold, issuer=await self._open_issuer(fold)))
         measures = Measures()
         services = Services(fold, measures.counters)
         calls = self._calls = Calls(catalog, fold, pool, keeping, limits, measures.ended, now_ms=_now_ms)
@@ -273,6 +274,19 @@ class Server:
         self._undo.append(agents.close)
         await self._open_nats_door(fold, calls, errors, services)
         return calls
+
+    async def _open_issuer(self, fold: Fold) -> Issuer | None:
+        """Return the issuer that the operator trusts, with its keys; None if there is none."""
+        settings = self._settings.jwt
+        if settings is None:
+            return None
+        from stoker.app.issuer_keys import IssuerKeys  # a client of HTTP, which few servers need
+
+        issuer = Issuer(settings.trust, fold.tenants)
+        keys = IssuerKeys(settings, issuer)
+        await keys.first()
+        self._own(asyncio.ensure_future(keys.run()), name="keys of the issuer")
+        return issuer
 
     def _metrics(
         self, fold: Fold, pool: Pool, calls: Calls, keeping: RecordKeeping, measures: Measures

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from stoker.catalog.issuer import ALGORITHMS, Trust
 from stoker.model.errors import Fault, StokerError
 from stoker.model.limits import Limits, fault_of
 
+_LOOPBACK = ("http://127.0.0.1:", "http://localhost:", "http://[::1]:")
 ISOLATIONS = ("auto", "crun", "runc", "runsc", "process")
 
 
@@ -24,6 +26,15 @@ class WrongSetting(StokerError):
     """An option, variable or key of the file is wrong; the message names it."""
 
     code, fault = "request.invalid", Fault.CALLER
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSettings:
+    """The issuer whose tokens are taken beside ours."""
+
+    trust: Trust
+    jwks: str
+    """Where its public keys are: a path, or a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     secrets_key: Path | None = None
+    jwt: JwtSettings | None = None
     pool_nodejs: int = 4
     pool_python: int = 4
     egress: str = "public"
@@ -58,6 +70,10 @@ NAMES = (
     "tls_cert",
     "tls_key",
     "secrets_key",
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_jwks",
+    "jwt_algorithm",
     "pool",
     "egress",
     "egress_allow_range",
@@ -104,6 +120,7 @@ def read_settings(options: Mapping[str, Any], environ: Mapping[str, str], home: 
         tls_cert=cert,
         tls_key=key,
         secrets_key=_path(chosen.get("secrets_key")),
+        jwt=_jwt(chosen),
         pool_nodejs=pool_nodejs,
         pool_python=pool_python,
         egress=_word(chosen.get("egress"), "public", ("public", "none")),
@@ -189,6 +206,19 @@ def _word(chosen: tuple[str, Any] | None, default: str, words: tuple[str, ...]) 
 
 def _path(chosen: tuple[str, Any] | None) -> Path | None:
     return None if chosen is None else Path(_text(*chosen)).absolute()
+
+
+def _jwt(chosen: Mapping[str, tuple[str, Any]]) -> JwtSettings | None:
+    given = {name: chosen[name] for name in ("jwt_issuer", "jwt_audience", "jwt_jwks") if name in chosen}
+    algorithm = _word(chosen.get("jwt_algorithm"), "RS256", ALGORITHMS)
+    if not given and "jwt_algorithm" not in chosen:
+        return None
+    if len(given) < 3:
+        raise WrongSetting("--jwt-issuer, --jwt-audience and --jwt-jwks come together")
+    issuer, audience, jwks = (_text(*one) for one in given.values())
+    if jwks.startswith("http://") and not jwks.startswith(_LOOPBACK):
+        raise WrongSetting(f"{given['jwt_jwks'][0]}: keys come by https, or from this machine")
+    return JwtSettings(Trust(issuer, audience, algorithm), jwks)
 
 
 def _nats(chosen: tuple[str, Any] | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from stoker.catalog import events
 from stoker.catalog.draft import check_name
 from stoker.catalog.fold import Fold
+from stoker.catalog.issuer import Issuer
 from stoker.catalog.journal import Journal
 from stoker.catalog.principal import OF_THE_ACCOUNT, SCOPES, Principal
 from stoker.catalog.stored import DEFAULT_ACCOUNT, StoredToken
@@ -50,10 +51,13 @@ def _now_ms() -> int:
 
 
 class Authenticator:
-    """Knows every token of the fold."""
+    """Knows every token of the fold, and those of an issuer that the operator trusts."""
 
-    def __init__(self, fold: Fold, *, now_ms: Callable[[], int] = _now_ms) -> None:
+    def __init__(
+        self, fold: Fold, *, issuer: Issuer | None = None, now_ms: Callable[[], int] = _now_ms
+    ) -> None:
         self._tenants = fold.tenants
+        self._issuer = issuer
         self._now_ms = now_ms
 
     def authenticate(self, authorization: bytes | None, api_key: bytes | None) -> Principal:
@@ -75,12 +79,18 @@ class Authenticator:
             )
         digest = hashlib.sha256(token).digest()
         stored = self._tenants.tokens.get(digest)
+        if stored is None and self._issuer is not None:
+            principal = self._issuer.principal(token, digest, self._now_ms() / 1000)
+            if principal is not None:
+                return principal
         if stored is None or not hmac.compare_digest(stored.digest, digest) or self._is_over(stored):
             raise Unauthenticated("the token is not known here")
         return stored.principal
 
     def still_knows(self, principal: Principal) -> bool:
         """Tell whether what was recognised before still would be."""
+        if self._issuer is not None and self._issuer.still_trusts(principal, self._now_ms() / 1000):
+            return True
         stored = self._tenants.token(principal.account, principal.token_id)
         return stored is not None and not self._is_over(stored)
 
@@ -136,6 +146,8 @@ class Tokens:
         async def create() -> tuple[str, StoredToken]:
             async with self._journal.deciding(maker.account):
                 made_with = self._fold.tenants.token(maker.account, maker.token_id)
+                if made_with is None and maker.token_id.startswith("jwt:"):
+                    raise Forbidden("with a token of the issuer no others are made")
                 if made_with is None:
                     raise Unauthenticated("the token is not known here")
                 await self._make_room(maker.account)
