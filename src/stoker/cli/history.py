@@ -127,7 +127,7 @@ def _table(session: Session, records: list[Record], names: dict[str, str]) -> No
         heads.append("VERSION")
         for row, record in zip(rows, records, strict=True):
             row.append(str(record.version))
-    session.screen.table(heads, rows, empty="no calls that fit, or their records are gone")
+    session.screen.table(heads, rows, empty="no calls that fit, or their records are gone", status_at=1)
 
 
 def _show_one(session: Session, client: Client, invocation_id: str) -> int:

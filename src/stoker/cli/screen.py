@@ -53,8 +53,15 @@ class Screen:
 
         self.line(msgspec.json.encode(value).decode())
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-        """Print rows under their heads.
+    def table(
+        self,
+        heads: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        empty: str,
+        status_at: int | None = None,
+    ) -> None:
+        """Print rows under their heads; the column `status_at` is coloured as statuses are.
 
         On a terminal the last column is cut where the line would be; elsewhere nothing is ever cut.
         Where there are no rows, `empty` is said on standard error.
@@ -67,10 +74,12 @@ class Screen:
         if self.is_terminal:
             before = sum(widths[:-1]) + 2 * (len(widths) - 1)
             widths[-1] = max(8, min(widths[-1], self.width - before))
-        self.line(self.dim_out(_row(heads, widths)))
+        self.line(self.dim_out("  ".join(map(_fit, heads, widths)).rstrip()))
         for row in cells:
-            line = _row(row, widths)
-            self.line(line)
+            shown = [_fit(cell, width) for cell, width in zip(row, widths, strict=True)]
+            if status_at is not None:
+                shown[status_at] = self.status_out(row[status_at], shown[status_at])
+            self.line("  ".join(shown).rstrip())
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Print names with what they stand for."""
@@ -172,10 +181,6 @@ def time_text(at: str | float | None, now: datetime) -> str:
     if local.date() == now.date():
         return local.strftime("%H:%M:%S")
     return local.strftime("%b %d %H:%M" if local.year == now.year else "%Y-%m-%d")
-
-
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(_fit(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _fit(text: str, width: int) -> str:

@@ -5,6 +5,7 @@ Does not know what is asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -156,4 +157,4 @@ async def _pieces(content: bytes, on_progress: Callable[[int], None]) -> AsyncIt
 
 
 def _reason(error: httpx.RequestError) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__

@@ -6,6 +6,7 @@ Does not know what is asked for.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,4 +158,4 @@ def _pieces(content: bytes, on_progress: Callable[[int], None]) -> Iterator[byte
 
 
 def _reason(error: httpx.RequestError) -> str:
-    return str(error) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
