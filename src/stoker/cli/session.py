@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LIMIT = 20
 """How many calls are shown, if nothing else was typed."""
+PAUSE_S_MAX = 3.0
+"""Who sits before a terminal is told of a limit sooner than a program, which waits it out."""
 SIGPIPE_EXIT = 141
 """As a shell says it of a program whose reader went away."""
 
@@ -46,10 +48,10 @@ class Session:
 
     def client(self) -> Client:
         """Return a client of the server that is meant; it is to be closed."""
-        from stoker.client import Client
+        from stoker.client import Client, Patience
 
         try:
-            return Client(self.url, self.token)
+            return Client(self.url, self.token, patience=Patience(pause_s_max=PAUSE_S_MAX))
         except ValueError as error:
             raise WrongUsage(f"--url: {error}") from None
 
