@@ -487,6 +487,20 @@ def test_a_server_that_is_not_there_is_exit_code_3_with_what_to_do(stoker: Typed
     assert document["code"] == "client.unreachable"
 
 
+@pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])
+def test_no_proxy_sees_what_goes_to_this_machine(stoker: Typed, name: str) -> None:
+    assert stoker.out("limits", **{name: "http://127.0.0.1:1"}).startswith("QUOTA")
+
+
+def test_a_terminal_that_lacks_a_sign_is_no_fault(stoker: Typed, client: Client) -> None:
+    stoker("init", "--collection", client.collection, "--name", "signs")
+    stoker("deploy")
+    toml = stoker.folder / "stoker.toml"
+    toml.write_text(toml.read_text().replace("timeout = 10000", "timeout = 5000"))
+
+    assert "10000 ? 5000" in stoker.out("deploy", PYTHONIOENCODING="ascii")
+
+
 def test_a_url_that_is_none_is_wrong_usage(stoker: Typed) -> None:
     assert (
         "'localhost:8080' is not the URL of a server"

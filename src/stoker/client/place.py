@@ -29,6 +29,12 @@ class Place:
         """Whether it is this machine."""
         return is_loopback(urlsplit(self.url).hostname or "")
 
+    @property
+    def pattern(self) -> str:
+        """All URLs of its host, as httpx writes it."""
+        host = urlsplit(self.url).hostname or ""
+        return f"all://[{host}]" if ":" in host else f"all://{host}"
+
 
 def is_loopback(host: str) -> bool:
     """Tell whether a host of a URL is this machine."""

@@ -47,9 +47,12 @@ class Session:
         headers = {"User-Agent": "stoker-python", "Accept": "application/json"}
         if place.token:
             headers["Authorization"] = f"Bearer {place.token}"
-        # What goes to this machine needs no proxy, and none may see its token.
         self._http = httpx.Client(
-            base_url=place.url, headers=headers, transport=transport, trust_env=not place.is_local
+            base_url=place.url,
+            headers=headers,
+            transport=transport,
+            # what goes to this machine needs no proxy, and none may see its token
+            mounts={place.pattern: None} if place.is_local else None,
         )
 
     def send(self, ask: Ask[T], *, on_progress: Callable[[int], None] | None = None) -> T:
