@@ -347,8 +347,12 @@ def test_a_token_limited_to_a_collection_sees_and_touches_that_alone(world: Worl
             limited.put("/compute/assets/code.js", content=b"exports.handler = () => 2;").status_code == 201
         )
         assert create("linked", assets=[item]).status_code == 201
+        own_path = f"/compute/collections/{elsewhere.collection}"
+        assert limited.patch(own_path, json={"description": "ours"}).status_code == 200
         for verb, path, body in (
             ("POST", "/compute/collections", {"name": "another"}),
+            ("PATCH", own_path, {"name": world.collection}),
+            ("PATCH", own_path, {"name": "free"}),
             ("GET", "/secrets", None),
             ("PUT", "/secrets/OURS", {"value": "y"}),
             ("GET", "/accounts", None),

@@ -87,11 +87,15 @@ class Metrics:
     def _server(self) -> Iterator[Family]:
         about = {"version": __version__, "isolation": self._parts.isolation}
         yield gauge("stoker_build_info", "What runs here; always 1.", Sample(1, about))
-        accounts: Counter[str] = Counter(identity[0] for identity in self._parts.fold.functions)
+        fold = self._parts.fold
+        accounts: Counter[str] = Counter(identity[0] for identity in fold.functions)
         yield gauge(
             "stoker_functions",
             "Functions that are deployed, by account.",
-            *(Sample(count, {"account": account}) for account, count in accounts.items()),
+            *(
+                Sample(count, {"account": fold.tenants.name_of(account)})
+                for account, count in accounts.items()
+            ),
         )
 
     def _invocations(self) -> Iterator[Family]:
@@ -137,10 +141,12 @@ class Metrics:
 
     def _followed(self) -> Iterator[Followed]:
         """Every function that there is, then every one that there was and that was called."""
-        counters, functions = self._parts.measures.counters, self._parts.fold.functions
+        counters, fold = self._parts.measures.counters, self._parts.fold
+        functions = fold.functions
         for identity, entry in functions.items():
             name = f"{entry.function.collection_topic}/{entry.function.name}"
-            yield _followed(identity, {"account": identity[0], "function": name}, counters)
+            account = fold.tenants.name_of(identity[0])
+            yield _followed(identity, {"account": account, "function": name}, counters)
         for identity in counters.all():
             if identity not in functions:
                 yield _followed(identity, None, counters)

@@ -18,6 +18,7 @@ from stoker.edge.http.conditions import etag, if_match, is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.listing import listed
 from stoker.edge.http.scopes import COLLECTION, GuardedRoute
+from stoker.model.errors import Forbidden
 from stoker.model.function import Collection
 
 
@@ -70,11 +71,14 @@ class CollectionRoutes:
 
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one collection: its name or description."""
-        collection = self._collection(request)
+        principal, collection = self._access.collection(request, self._fold)
         typed, plain = api.read_body(
             await read_whole(request), api.CollectionPatch, strict=is_strict(request)
         )
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
+        if principal.collection is not None and changes.get("name", collection.name) != collection.name:
+            # it would be told which names others have
+            raise Forbidden("a token that is limited to a collection does not rename it", field="/name")
         await self._catalog.collections.patch(
             collection.account, collection.topic, changes, revisions=if_match(request)
         )
