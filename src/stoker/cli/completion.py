@@ -104,16 +104,16 @@ def _nouns(parser: argparse.ArgumentParser) -> list[str]:
 
 _BASH = """\
 _stoker() {
-  local current=${COMP_WORDS[COMP_CWORD]} path="" word words=""
-  for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+  local current=${COMP_WORDS[COMP_CWORD]} typed="" word words=""
+  for word in "${COMP_WORDS[@]:1:$((COMP_CWORD - 1))}"; do
     case $word in
     -*) ;;
-    *) case $path in
-      "" | NOUNS) path="${path:+$path }$word" ;;
+    *) case $typed in
+      "" | NOUNS) typed="${typed:+$typed }$word" ;;
       esac ;;
     esac
   done
-  case $path in
+  case $typed in
 CASES
   esac
   COMPREPLY=($(compgen -W "$words" -- "$current"))
