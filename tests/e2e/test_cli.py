@@ -424,6 +424,7 @@ def test_a_token_is_made_used_listed_and_revoked(stoker: Typed, client: Client, 
     assert name in listed
     assert token not in listed
     assert "the token is not known here" in revoked.stderr
+    assert "hint: STOKER_TOKEN or --token gives one that this server knows" in revoked.stderr
     assert name not in stoker.out("tokens", "list")
 
 

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 FUNCTION_FAILED = 1
 WRONG_USAGE = 2
 REFUSED = 3
+_HINTS = {
+    "auth.missing": "STOKER_TOKEN or --token gives one",
+    "auth.invalid": "STOKER_TOKEN or --token gives one that this server knows; it may have expired",
+    "auth.forbidden": "`stoker tokens create NAME --scope SCOPE` makes one that may, with a token that may itself",
+    "version_conflict": "somebody changed it meanwhile; the same command again takes that into account",
+    "no_capacity": "the machine is busy, or its store is away; /readyz of the server says which",
+}
+"""What to do, where the server does not say it."""
 INTERRUPTED = 130
 """As a shell says it of a program that Ctrl-C ended."""
 
@@ -63,8 +71,9 @@ def show_error(screen: Screen, error: StokerError) -> int:
         screen.note(indented(details.stack, "  "))
     if error.field:
         screen.note(f"  at {error.field}")
-    if error.hint:
-        screen.note(f"  hint: {error.hint}")
+    hint = error.hint or _HINTS.get(error.code)
+    if hint:
+        screen.note(f"  hint: {hint}")
     if error.retry_after_s:
         screen.note(f"  try again in {error.retry_after_s:g} s")
     if details.incident:
