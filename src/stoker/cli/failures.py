@@ -17,7 +17,7 @@ REFUSED = 3
 _HINTS = {
     "auth.missing": "STOKER_TOKEN or --token gives one",
     "auth.invalid": "STOKER_TOKEN or --token gives one that this server knows; it may have expired",
-    "auth.forbidden": "`stoker tokens create NAME --scope SCOPE` makes one that may, with a token that may itself",
+    "auth.forbidden": "a token that may do it makes another: `stoker tokens create NAME --scope SCOPE`",
     "version_conflict": "somebody changed it meanwhile; the same command again takes that into account",
     "no_capacity": "the machine is busy, or its store is away; /readyz of the server says which",
 }
