@@ -16,7 +16,6 @@ import jsonschema_rs
 import pytest
 
 from tests.e2e.conftest import Client, ServerProcess
-from tests.e2e.processes import wait_until
 
 SCHEMATHESIS = Path(sys.executable).with_name("st")
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -438,7 +437,7 @@ def successes_in(events: Path) -> Counter[str]:
     return found
 
 
-def test_schemathesis_finds_nothing(own_client: Client, tmp_path: Path) -> None:
+def test_schemathesis_finds_nothing(own_server: ServerProcess, own_client: Client, tmp_path: Path) -> None:
     document = with_what_is_there(own_client, described(own_client))
     described_in, events = tmp_path / "openapi.json", tmp_path / "events.ndjson"
     described_in.write_text(json.dumps(document))
@@ -466,4 +465,5 @@ def test_schemathesis_finds_nothing(own_client: Client, tmp_path: Path) -> None:
         if not succeeded[f"{verb} {path}"] and operation_id != "followLog"
     ]
     assert never == []
-    wait_until(lambda: own_client.http.get("/readyz").status_code == 200)
+    assert own_client.http.get("/readyz").status_code == 200
+    assert [line for line in own_server.stderr if "request failed" in line] == []

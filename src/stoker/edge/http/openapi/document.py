@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from stoker.edge.errors import status_of
+from stoker.edge.http import answers
 from stoker.edge.http.answers import FunctionFailure, Refusal
 from stoker.edge.http.invoke import INVOCATION_TYPES
 from stoker.edge.http.openapi.codes import ALWAYS, AUTHENTICATED, EXAMPLES, FAILURES
@@ -269,8 +270,10 @@ def _components(operations: tuple[Operation, ...], limits: Limits) -> dict[str, 
     _, closed = msgspec.json.schema_components(
         [*answered, Refusal, FunctionFailure], ref_template=REF + "{name}"
     )
-    for schema in closed.values():
+    for name, schema in closed.items():
         schema["additionalProperties"] = False
+        said = getattr(answers, name).__annotations__  # in the order in which they are answered
+        schema["properties"] = {key: schema["properties"][key] for key in said}
     for name, more in _CLARIFIED.items():
         open_schemas[name].update(more)
     schemas = {**open_schemas, **closed}
