@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.model.errors import InvalidRequest
 
 GOOD: dict[str, Any] = {
@@ -17,8 +17,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def read(body: dict[str, Any], *, strict: bool = False) -> tuple[api.FunctionCreate, dict[str, Any]]:
-    return api.read_body(msgspec.json.encode(body), api.FunctionCreate, strict=strict)
+def read(body: dict[str, Any], *, strict: bool = False) -> tuple[bodies.FunctionCreate, dict[str, Any]]:
+    return api.read_body(msgspec.json.encode(body), bodies.FunctionCreate, strict=strict)
 
 
 def with_asset(**changes: Any) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def test_a_refusal_points_at_the_field(body: dict[str, Any], field: str) -> None
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not JSON"):
-        api.read_body(body, api.FunctionCreate, strict=False)
+        api.read_body(body, bodies.FunctionCreate, strict=False)
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"null", b"3"])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        api.read_body(body, api.FunctionCreate, strict=False)
+        api.read_body(body, bodies.FunctionCreate, strict=False)
 
     assert refused.value.field == ""
 
@@ -87,7 +87,7 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
 def test_of_a_key_given_twice_the_last_counts() -> None:
     body = msgspec.json.encode(GOOD)[:-1] + b',"name":"last"}'
 
-    typed, plain = api.read_body(body, api.FunctionCreate, strict=False)
+    typed, plain = api.read_body(body, bodies.FunctionCreate, strict=False)
 
     assert (typed.name, plain["name"]) == ("last", "last")
 

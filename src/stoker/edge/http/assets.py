@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.edge.http.access import Access
 from stoker.edge.http.answers import VersionAnswer
 from stoker.edge.http.body import read_pieces, read_whole
@@ -67,7 +67,7 @@ class AssetRoutes:
         principal, entry = self._access.entry(request, self._fold)
         account = principal.account
         typed, plain = api.read_body(
-            await read_whole(request), api.ComputeAssetPatch, strict=is_strict(request)
+            await read_whole(request), bodies.ComputeAssetPatch, strict=is_strict(request)
         )
         changes: dict[str, Any] = {
             key: value
@@ -93,7 +93,7 @@ class AssetRoutes:
     async def roll_back(self, request: Request) -> Response:
         """`POST .../rollback`: a new version that equals an old one."""
         entry = self._entry(request)
-        body, _ = api.read_body(await read_whole(request), api.Rollback, strict=is_strict(request))
+        body, _ = api.read_body(await read_whole(request), bodies.Rollback, strict=is_strict(request))
         function = await self._catalog.versions.roll_back(
             entry.function.account, entry, body.version, revisions=if_match(request)
         )

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Fold
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.edge.http.access import Access
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
@@ -55,7 +55,7 @@ class CollectionRoutes:
     async def create(self, request: Request) -> Response:
         """`POST /compute/collections`: 201 with the collection, whose topic is the hash of its name."""
         account = self._access.allowed(request).account
-        body, _ = api.read_body(await read_whole(request), api.CollectionCreate, strict=is_strict(request))
+        body, _ = api.read_body(await read_whole(request), bodies.CollectionCreate, strict=is_strict(request))
         collection = await self._catalog.collections.create(
             account,
             body.name,
@@ -73,7 +73,7 @@ class CollectionRoutes:
         """`PATCH` of one collection: its name or description."""
         principal, collection = self._access.collection(request, self._fold)
         typed, plain = api.read_body(
-            await read_whole(request), api.CollectionPatch, strict=is_strict(request)
+            await read_whole(request), bodies.CollectionPatch, strict=is_strict(request)
         )
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
         if principal.collection is not None and changes.get("name", collection.name) != collection.name:

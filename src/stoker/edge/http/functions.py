@@ -16,7 +16,7 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import FunctionDraft
 from stoker.catalog.fold import Entry, Fold
 from stoker.catalog.principal import Principal
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.edge.http.access import Access
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import etag, if_match, is_strict
@@ -61,7 +61,9 @@ class FunctionRoutes:
         """`POST /compute/functions`: 201 with the function as it is stored."""
         principal = self._access.allowed(request)
         account = principal.account
-        body, plain = api.read_body(await read_whole(request), api.FunctionCreate, strict=is_strict(request))
+        body, plain = api.read_body(
+            await read_whole(request), bodies.FunctionCreate, strict=is_strict(request)
+        )
         asset = body.compute_asset
         collection = asset.collection_topic if asset.collection_topic is not None else asset.namespace
         if collection is None:
@@ -141,7 +143,9 @@ class FunctionRoutes:
     async def patch(self, request: Request) -> Response:
         """`PATCH` of one function: what is given replaces that key whole."""
         entry = self._entry(request)
-        typed, plain = api.read_body(await read_whole(request), api.FunctionPatch, strict=is_strict(request))
+        typed, plain = api.read_body(
+            await read_whole(request), bodies.FunctionPatch, strict=is_strict(request)
+        )
         changes = {key: plain[key] for key in typed.__struct_fields__ if key in plain}
         await self._catalog.patch_function(
             entry.function.account, entry, changes, revisions=if_match(request)

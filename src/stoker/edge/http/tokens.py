@@ -17,7 +17,7 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.principal import SCOPES
 from stoker.catalog.stored import StoredToken
 from stoker.catalog.tokens import LIFETIME_S_MAX, PER_MINUTE_MAX, TokenDraft
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.edge.http.access import Access
 from stoker.edge.http.answers import TokenAnswer, TokenMade
 from stoker.edge.http.body import read_whole
@@ -34,7 +34,7 @@ def _number(most: int, description: str | None = None) -> Meta:
 class TokenCreate(msgspec.Struct):
     """The body of `POST /tokens`."""
 
-    name: api.Name
+    name: bodies.Name
     scopes: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"enum": list(SCOPES)})]],
         Meta(extra_json_schema={"minItems": 1}),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from stoker.edge.http import api
+from stoker.edge.http import api, bodies
 from stoker.model.limits import Limits
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -63,24 +63,24 @@ DefaultHandler = Annotated[
 class CreateFunction(msgspec.Struct):
     """Of `stoker_create_function`."""
 
-    name: api.Name
+    name: bodies.Name
     collection: Annotated[
         str, Meta(description="Name or topic of the collection; one that is not there is created.")
     ]
     files: Files
-    runtime: api.Runtime = "nodejs"
+    runtime: bodies.Runtime = "nodejs"
     handler: DefaultHandler | None = None
     description: Annotated[str, Meta(description="Shown to whoever may call the function.")] | None = None
-    schema: api.Schemas | None = None
-    timeout: api.TimeoutMs | None = None
-    size: api.Size | None = None
-    env_vars: api.EnvVars | None = None
-    secrets: api.SecretNames | None = None
-    network: api.Network | None = None
-    read_only_fs: api.ReadOnly | None = None
-    monitor_config: api.MonitorConfig | None = None
-    retry: api.RetryConfig | None = None
-    concurrency: api.ConcurrencyConfig | None = None
+    schema: bodies.Schemas | None = None
+    timeout: bodies.TimeoutMs | None = None
+    size: bodies.Size | None = None
+    env_vars: bodies.EnvVars | None = None
+    secrets: bodies.SecretNames | None = None
+    network: bodies.Network | None = None
+    read_only_fs: bodies.ReadOnly | None = None
+    monitor_config: bodies.MonitorConfig | None = None
+    retry: bodies.RetryConfig | None = None
+    concurrency: bodies.ConcurrencyConfig | None = None
 
 
 class UpdateFunction(msgspec.Struct):
@@ -89,20 +89,20 @@ class UpdateFunction(msgspec.Struct):
     function: FunctionName
     files: Files | UnsetType = UNSET
     change_files: ChangedFiles | UnsetType = UNSET
-    runtime: api.Runtime | UnsetType = UNSET
-    handler: api.Handler | UnsetType = UNSET
-    timeout: api.TimeoutMs | UnsetType | None = UNSET
-    env_vars: api.EnvVars | UnsetType | None = UNSET
-    secrets: api.SecretNames | UnsetType | None = UNSET
-    network: api.Network | UnsetType | None = UNSET
-    read_only_fs: api.ReadOnly | UnsetType | None = UNSET
-    name: api.Name | UnsetType = UNSET
-    description: api.Description | UnsetType | None = UNSET
-    schema: api.Schemas | UnsetType | None = UNSET
-    size: api.Size | UnsetType | None = UNSET
-    monitor_config: api.MonitorConfig | UnsetType = UNSET
-    retry: api.RetryConfig | UnsetType | None = UNSET
-    concurrency: api.ConcurrencyConfig | UnsetType | None = UNSET
+    runtime: bodies.Runtime | UnsetType = UNSET
+    handler: bodies.Handler | UnsetType = UNSET
+    timeout: bodies.TimeoutMs | UnsetType | None = UNSET
+    env_vars: bodies.EnvVars | UnsetType | None = UNSET
+    secrets: bodies.SecretNames | UnsetType | None = UNSET
+    network: bodies.Network | UnsetType | None = UNSET
+    read_only_fs: bodies.ReadOnly | UnsetType | None = UNSET
+    name: bodies.Name | UnsetType = UNSET
+    description: bodies.Description | UnsetType | None = UNSET
+    schema: bodies.Schemas | UnsetType | None = UNSET
+    size: bodies.Size | UnsetType | None = UNSET
+    monitor_config: bodies.MonitorConfig | UnsetType = UNSET
+    retry: bodies.RetryConfig | UnsetType | None = UNSET
+    concurrency: bodies.ConcurrencyConfig | UnsetType | None = UNSET
 
 
 class OneFunction(msgspec.Struct):
@@ -220,19 +220,8 @@ def read(arguments: dict[str, Any], kind: type[T]) -> tuple[T, dict[str, Any]]:
 def schema_of(kind: type[msgspec.Struct], limits: Limits) -> dict[str, Any]:
     """Return the JSON Schema of arguments, which have nothing beside what it names."""
     _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    filled = {name: _with_limits(schema, limits) for name, schema in components.items()}
+    filled = {name: bodies.with_limits(schema, limits) for name, schema in components.items()}
     root: dict[str, Any] = filled.pop(kind.__name__)
     del root["title"], root["description"]  # the tool has its own
     root["additionalProperties"] = False
     return {**root, "$defs": filled} if filled else root
-
-
-def _with_limits(schema: Any, limits: Limits) -> Any:
-    """Put the numbers in that `limits.NAME` stands for."""
-    if isinstance(schema, dict):
-        return {key: _with_limits(value, limits) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_with_limits(value, limits) for value in schema]
-    if isinstance(schema, str) and schema.startswith("limits."):
-        return getattr(limits, schema.removeprefix("limits."))
-    return schema

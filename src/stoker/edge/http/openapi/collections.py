@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from stoker.edge.http import api
+from stoker.edge.http import bodies
 from stoker.edge.http.answers import CollectionAnswer, Success
 from stoker.edge.http.openapi.codes import STORING
 from stoker.edge.http.openapi.operation import Answer, Link, Operation, Shape
@@ -45,7 +45,7 @@ OPERATIONS = (
         Answer(CollectionAnswer, Shape.BODY, 201, description="The collection.", example=_COLLECTION),
         description="Its topic is the hash of its name. A function that names a collection makes it as well.",
         parameters=(STRICT,),
-        body=api.CollectionCreate,
+        body=bodies.CollectionCreate,
         body_examples={"greeters": {"name": "greeters", "description": "Everything that greets"}},
         codes=("name_taken", *STORING),
         links=tuple(
@@ -82,7 +82,7 @@ OPERATIONS = (
         description="What is absent stays. The topic stays with it.",
         parameters=(STRICT, IF_MATCH),
         path_examples=_GREETERS,
-        body=api.CollectionPatch,
+        body=bodies.CollectionPatch,
         body_examples={"description": {"description": "All that greets"}},
         codes=("not_found", "name_taken", "version_conflict", *STORING),
     ),

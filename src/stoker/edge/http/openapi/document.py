@@ -15,6 +15,7 @@ import msgspec
 from stoker.edge.errors import status_of
 from stoker.edge.http import answers
 from stoker.edge.http.answers import FunctionFailure, Refusal
+from stoker.edge.http.bodies import with_limits
 from stoker.edge.http.invoke import INVOCATION_TYPES
 from stoker.edge.http.openapi.codes import ALWAYS, AUTHENTICATED, EXAMPLES, FAILURES
 from stoker.edge.http.openapi.operation import Answer, Operation, Parameter, Shape
@@ -148,7 +149,7 @@ def _parameter(parameter: Parameter, limits: Limits) -> dict[str, Any]:
         "in": parameter.place,
         "description": parameter.description,
         "required": parameter.required,
-        "schema": _bounded(parameter.schema, limits),
+        "schema": with_limits(parameter.schema, limits),
     }
     if parameter.schema.get("type") == "array":
         described |= {"style": "form", "explode": False}
@@ -277,15 +278,4 @@ def _components(operations: tuple[Operation, ...], limits: Limits) -> dict[str, 
     for name, more in _CLARIFIED.items():
         open_schemas[name].update(more)
     schemas = {**open_schemas, **closed}
-    return {name: _bounded(schemas[name], limits) for name in sorted(schemas)}
-
-
-def _bounded(schema: Any, limits: Limits) -> Any:
-    """Return a schema with the numbers of this server where it names a limit."""
-    if isinstance(schema, str) and schema.startswith("limits."):
-        return getattr(limits, schema.removeprefix("limits."))
-    if isinstance(schema, Mapping):
-        return {key: _bounded(value, limits) for key, value in schema.items()}
-    if isinstance(schema, list):
-        return [_bounded(value, limits) for value in schema]
-    return schema
+    return {name: with_limits(schemas[name], limits) for name in sorted(schemas)}

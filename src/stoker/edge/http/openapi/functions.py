@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from types import MappingProxyType
 
-from stoker.edge.http import api
+from stoker.edge.http import bodies
 from stoker.edge.http.answers import (
     FunctionAnswer,
     FunctionSummary,
@@ -115,7 +115,7 @@ OPERATIONS = (
         ),
         description="Its collection is created as well if it is not there. It can be called at once.",
         parameters=(STRICT,),
-        body=api.FunctionCreate,
+        body=bodies.FunctionCreate,
         body_examples=CREATE_EXAMPLES,
         codes=("name_taken", "quota.functions", "quota.code_bytes", *STORING),
         links=_CREATED_LINKS,
@@ -163,7 +163,7 @@ OPERATIONS = (
         Answer(Success, example={"message": "success"}),
         description="What is given replaces that key whole; what is absent stays. Makes no new version.",
         parameters=(STRICT, IF_MATCH),
-        body=api.FunctionPatch,
+        body=bodies.FunctionPatch,
         body_examples={"settings": {"description": "Greets people", "size": "small"}},
         codes=("not_found", "name_taken", "version_conflict", *STORING),
     ),
@@ -197,7 +197,7 @@ OPERATIONS = (
         description="Makes a new version: the next call runs it, one in flight finishes on the old one. "
         "What is given replaces that key whole.",
         parameters=(STRICT, IF_MATCH),
-        body=api.ComputeAssetPatch,
+        body=bodies.ComputeAssetPatch,
         body_examples={"code": {"assets": [_item(WARMER_GREETER)]}},
         codes=("not_found", "version_conflict", "quota.code_bytes", *STORING),
     ),
@@ -231,7 +231,7 @@ OPERATIONS = (
             headers=("ETag",),
         ),
         parameters=(STRICT, IF_MATCH),
-        body=api.Rollback,
+        body=bodies.Rollback,
         body_examples={"first": {"version": 1}},
         codes=("not_found", "version_conflict", *STORING),
     ),
