@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import mcp_types as types
@@ -28,7 +29,7 @@ from stoker.edge.errors import ErrorAnswers
 from stoker.edge.mcp.shapes import credential_of, cursor_of, listed, result_of, start_of
 from stoker.edge.mcp.toolbox import Menu, Toolbox, UnknownTool
 from stoker.edge.mcp.turns import Turns
-from stoker.model.errors import StokerError
+from stoker.model.errors import NotFound, StokerError
 
 SESSIONS_MAX = 64
 """Of one token."""
@@ -83,16 +84,24 @@ class Seat:
     """The place of one token."""
 
     def __init__(
-        self, principal: Principal, toolbox: Toolbox, errors: ErrorAnswers, *, body_bytes_max: int
+        self,
+        principal: Principal,
+        toolbox: Toolbox,
+        errors: ErrorAnswers,
+        *,
+        body_bytes_max: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._principal = principal
         self._toolbox = toolbox
+        self._clock = clock
+        """In seconds."""
         self._turns = Turns(errors)
         self._sessions: dict[str, _Session] = {}
         self._menu_state = toolbox.state
         self._menu = self._announced = toolbox.menu(principal)
         self._serving = 0
-        self._used_s = _now_s()
+        self._used_s = self._clock()
         self._notices: set[asyncio.Task[None]] = set()
         self._bus = InMemorySubscriptionBus()
         self._listening = ListenHandler(self._bus, max_subscriptions=SUBSCRIPTIONS_MAX)
@@ -134,7 +143,7 @@ class Seat:
     @property
     def idle_s(self) -> float:
         """How long there has been neither a session nor a request."""
-        return 0.0 if self._sessions or self._serving else _now_s() - self._used_s
+        return 0.0 if self._sessions or self._serving else self._clock() - self._used_s
 
     def renew(self, principal: Principal) -> None:
         """Take note of what the token may do by now."""
@@ -155,18 +164,21 @@ class Seat:
                 headers = dict(message["headers"])
                 made = headers.get(SESSION_HEADER.encode())
                 if session_id is None and made is not None:
-                    self._sessions[made.decode("latin-1")] = _Session(_now_s())
+                    self._sessions[made.decode("latin-1")] = _Session(self._clock())
                 if headers.get(b"content-type", b"").startswith(b"text/event-stream"):
                     await send({"type": "http.response.body", "body": STREAM_OPENED, "more_body": True})
 
         try:
             await self._opened.wait()
-            status = await self._turns.take(self._manager.handle_request, scope, receive, watched)
+            status = await self._turns.take(
+                self._manager.handle_request, scope, receive, watched, session=session_id
+            )
             if session_id is not None and (status == 404 or (scope["method"] == "DELETE" and status < 400)):
                 self._sessions.pop(session_id, None)
+                self._turns.end(NotFound("the session is over"), streams_only=True, session=session_id)
         finally:
             self._serving -= 1
-            self._used_s = _now_s()
+            self._used_s = self._clock()
             if session is not None:
                 session.open -= 1
                 session.used_s = self._used_s
@@ -214,7 +226,7 @@ class Seat:
 
     def look(self) -> None:
         """Let go of sessions that are over, and announce the tools if they are others by now."""
-        now_s = _now_s()
+        now_s = self._clock()
         for session_id, session in list(self._sessions.items()):
             if not session.open and now_s - session.used_s > IDLE_S_MAX:
                 del self._sessions[session_id]
@@ -258,7 +270,3 @@ async def _notify(session: _Session, channel: ServerSession) -> None:
         pass  # it does not read: it will list the tools when it does
     finally:
         session.being_told = False
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -22,9 +22,11 @@ class Turns:
     def __len__(self) -> int:
         return len(self._turns)
 
-    async def take(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> int:
+    async def take(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, session: str | None = None
+    ) -> int:
         """Have `app` answer a request, for as long as nobody ends it; return the status."""
-        turn = _Turn(scope["method"], send)
+        turn = _Turn(scope["method"], session, send)
         self._turns.add(turn)
         try:
             with turn.cancel:
@@ -35,10 +37,11 @@ class Turns:
         finally:
             self._turns.discard(turn)
 
-    def end(self, why: StokerError, *, streams_only: bool = False) -> None:
+    def end(self, why: StokerError, *, streams_only: bool = False, session: str | None = None) -> None:
         """End them; who has no answer yet is told why. `streams_only`: those that only listen."""
         for turn in self._turns:
-            if turn.why is None and (turn.method == "GET" or not streams_only):
+            meant = (turn.method == "GET" or not streams_only) and session in (None, turn.session)
+            if meant and turn.why is None:
                 turn.why = why
                 turn.cancel.cancel()
 
@@ -46,8 +49,9 @@ class Turns:
 class _Turn:
     """One request."""
 
-    def __init__(self, method: str, send: Send) -> None:
+    def __init__(self, method: str, session: str | None, send: Send) -> None:
         self.method = method
+        self.session = session
         self.cancel = anyio.CancelScope()
         self.why: StokerError | None = None
         self.status = 0
