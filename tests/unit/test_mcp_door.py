@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -45,6 +47,14 @@ def test_pages_may_ask_from_this_machine_or_the_servers_own_numeric_address(
     origin: str | None, host: str | None, allowed: bool
 ) -> None:
     assert is_allowed(origin, host) is allowed
+
+
+def test_a_server_that_no_agent_asks_never_loads_the_sdk() -> None:
+    code = "import sys, stoker.app.server; print({'mcp', 'mcp_types', 'pydantic'} & set(sys.modules))"
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "set()\n"
 
 
 class Requests:

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from stoker.catalog.principal import Principal
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.request import Exchange, Request
+from stoker.edge.mcp import seat
 from stoker.edge.mcp.asking import Asker
 from stoker.edge.mcp.seat import IDLE_S_MAX, Seat
 from stoker.edge.mcp.toolbox import Toolbox
@@ -76,9 +77,11 @@ class Bench:
         self.catalog = CatalogBench()
         self.now_s = 1_000.0
         errors = ErrorAnswers(Log(), new_id=lambda: "id")
-        toolbox = Toolbox(self.catalog.fold, Asker(self._no_app, self._no_invoke, errors), errors, Limits())
+        self.toolbox = Toolbox(
+            self.catalog.fold, Asker(self._no_app, self._no_invoke, errors), errors, Limits()
+        )
         principal = Principal(ACCOUNT, "token", frozenset({"functions:invoke"}))
-        self.seat = Seat(principal, toolbox, errors, body_bytes_max=MIB, clock=lambda: self.now_s)
+        self.seat = Seat(principal, self.toolbox, errors, body_bytes_max=MIB, clock=lambda: self.now_s)
         self.requests: set[asyncio.Task[None]] = set()
 
     async def _no_app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +126,13 @@ class Bench:
         async with asyncio.timeout(WAIT_S_MAX):
             await task
         return sent
+
+    async def listed(self, session: str, params: dict[str, str]) -> dict[str, Any]:
+        """Return a page of the tools."""
+        sent = await self.ask("POST", {**LIST, "params": params}, session)
+        data = sent.body.partition(b"data: ")[2].partition(b"\r\n")[0]
+        found: dict[str, Any] = json.loads(data)["result"]
+        return found
 
     async def session(self) -> str:
         """Begin a session and return its id."""
@@ -221,3 +231,24 @@ async def test_a_closed_seat_ends_what_is_open(bench: Bench) -> None:
 
     assert stream.ended
     assert bench.seat.sessions == 0
+
+
+async def test_a_long_list_of_tools_comes_in_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "TOOLS_A_PAGE", 4)
+    for name in ("f", "g", "h"):
+        await bench.catalog.create(name=name)
+    session = await bench.session()
+    names: list[str] = []
+    params: dict[str, str] = {}
+    while True:
+        page = await bench.listed(session, params)
+        names += [tool["name"] for tool in page["tools"]]
+        assert len(page["tools"]) <= 4
+        if "nextCursor" not in page:
+            break
+        params = {"cursor": page["nextCursor"]}
+    wrong = await bench.ask("POST", {**LIST, "params": {"cursor": "!"}}, session)
+
+    assert names == [tool.name for tool in bench.toolbox.menu(bench.seat.principal).tools]
+    assert len(names) > 4
+    assert b"the cursor is not one of ours" in wrong.body
