@@ -70,8 +70,9 @@ GET /readyz
 GET /metrics
 GET /openapi.json
 GET /docs
+GET /backup
 """
-"""The routes in the tables of the contracts, placeholders without their names."""
+"""The routes in the tables of the contracts, placeholders without their names, and what is ours alone."""
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:

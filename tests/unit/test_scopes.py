@@ -69,7 +69,8 @@ BY_SCOPE = {
         POST /accounts
         PUT /accounts/{account}/limits
         DELETE /accounts/{account}
-        GET /metrics""",
+        GET /metrics
+        GET /backup""",
     None: "GET /limits",
 }
 """The contract's table, row by row."""

@@ -65,7 +65,7 @@ def drop_root(data_dir: Path, needed: Iterable[Path]) -> Identity | None:
         if not path.exists():
             raise RootKept(f"{path} is needed and is not there")
     os.setgroups([])
-    _hand_over(data_dir.resolve(), identity)
+    hand_over(data_dir.resolve(), identity)
     try:
         _keep_reachable(paths, identity)
     except OSError as error:
@@ -104,7 +104,7 @@ def _imported_from() -> list[Path]:
     return [Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable), *used]
 
 
-def _hand_over(data_dir: Path, identity: Identity) -> None:
+def hand_over(data_dir: Path, identity: Identity) -> None:
     """Make the directory and all in it the identity's. Follows no link and enters no other file system."""
     owners = (identity.uid, identity.gid)
     device = data_dir.stat().st_dev

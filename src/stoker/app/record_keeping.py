@@ -6,7 +6,8 @@ Opened before anything can be called, closed after everything that is. Knows no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from stoker.backbone.event_log import Event
@@ -28,6 +29,8 @@ from stoker.telemetry.logging import get_logger
 
 VIEW_WAIT_S = 1.0
 """How long a start waits for the view to catch up; it goes on behind the answers else."""
+FLUSH_WAIT_S = 2.0
+"""How long what has ended is waited for; while calls come without a pause there is always more of it."""
 READ_AT_ONCE = 256
 AGAIN_S = 0.25
 STORED_LATE_MS = 60_000
@@ -128,6 +131,15 @@ class RecordKeeping:
             await self.ledger.read(take, after=position, until=until)
             position = until
         return found
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Have nothing erased while it is entered; what has ended before is stored, if the store is quick."""
+        async with self._sweeper.turn:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_WAIT_S):
+                    await self.recorder.flush()
+            yield
 
     async def close(self) -> None:
         """Store what is left, and stop. Harmless when repeated."""

@@ -27,17 +27,20 @@ def own_seal(data: Path) -> Seal:
     return seal_of(file)
 
 
-def seal_of(file: Path) -> Seal:
-    """Return what seals with the key in a file. Raises WrongSetting if it cannot be read or holds none."""
+def seal_of(file: Path, option: str = "--secrets-key") -> Seal:
+    """Return what seals with the key in a file, which came by an option of that name.
+
+    Raises WrongSetting if it cannot be read or holds none.
+    """
     try:
         key = base64.b64decode(file.read_text().strip(), validate=True)
     except OSError as error:
-        raise WrongSetting(f"--secrets-key {file}: {error.strerror}") from None
+        raise WrongSetting(f"{option} {file}: {error.strerror}") from None
     except (UnicodeDecodeError, binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
         raise WrongSetting(
-            f"--secrets-key {file}: it is to hold {KEY_BYTES} random bytes in base64",
+            f"{option} {file}: it is to hold {KEY_BYTES} random bytes in base64",
             hint=f"head -c {KEY_BYTES} /dev/urandom | base64 > FILE; chmod 600 FILE",
         )
     return Seal(key)

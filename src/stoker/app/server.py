@@ -17,6 +17,8 @@ from pathlib import Path
 
 from stoker import __version__
 from stoker.app.administrator import ensure_administrator
+from stoker.app.backup.store import CATALOG_SUBJECTS, catalog_reader
+from stoker.app.backup.taking import Source, take
 from stoker.app.calls import Calls
 from stoker.app.install import runtimes_directory
 from stoker.app.metrics import Measures, Metrics, Parts
@@ -46,6 +48,7 @@ from stoker.edge.http.accounts import AccountRoutes
 from stoker.edge.http.api import rfc3339
 from stoker.edge.http.app import Door, make_app
 from stoker.edge.http.assets import AssetRoutes
+from stoker.edge.http.backup import BackupRoute
 from stoker.edge.http.collections import CollectionRoutes
 from stoker.edge.http.functions import FunctionRoutes
 from stoker.edge.http.invocations import InvocationRoutes
@@ -141,7 +144,7 @@ class Server:
             jetstream,
             guard,
             stream="CATALOG",
-            subjects=("accounts.*.catalog.>",),
+            subjects=(CATALOG_SUBJECTS,),
             replicas=jetstream.replicas,
         )
         blobs = BlobStore(jetstream, guard, spool_dir=settings.data / "spool", replicas=jetstream.replicas)
@@ -186,7 +189,16 @@ class Server:
         catalog.on_loosened.append(self._sweeper(catalog))
         catalog.on_gone.append(self._eraser(folders, pool))
         runtime_versions = {plan.runtime: plan.version for plan in plans}
-        calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions)
+        source = Source(
+            store_id=guard.store_id,
+            catalog=catalog_reader(jetstream, guard),
+            catalog_end=lambda: guard.mark.sequence,
+            invocations=keeping.ledger,
+            blobs=blobs,
+            hold_invocations=keeping.held,
+            hold_contents=catalog.contents_held,
+        )
+        calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions, source)
         self._own(asyncio.ensure_future(calls.recover()), name="recovery of invocations")
         _settle_memory()
         for entry in list(fold.functions.values()):
@@ -226,6 +238,7 @@ class Server:
         sock: socket.socket,
         tls: ssl.SSLContext | None,
         runtime_versions: Mapping[str, str],
+        source: Source,
     ) -> Calls:
         limits = self._settings.limits
         edge_log = get_logger("stoker.edge")
@@ -257,8 +270,9 @@ class Server:
         asker = Asker(make_app(doors, errors, self.problem, self.notes), invoke, errors)
         agents = self._agents = McpDoor(access, Toolbox(fold, asker, errors, limits), errors)
         catalog.on_change.append(agents.function_changed)
+        backup = BackupRoute(access, lambda: take(source, _now_ms()))
         http = self._http = HttpServer(
-            app=make_app([*doors, agents], errors, self.problem, self.notes),
+            app=make_app([*doors, backup, agents], errors, self.problem, self.notes),
             invoke=invoke,
             admit=invoke.admit,
             limits=replace(limits, connections_max=connections_max_of(self._files, limits)),

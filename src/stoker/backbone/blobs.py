@@ -127,16 +127,28 @@ class BlobStore:
             parts: list[bytes] = [b""] * chunks
 
             async def fetch(number: int) -> None:
-                stored = await self._jetstream.last_of(self.stream, _subject(account, digest, str(number)))
-                if stored is None:
-                    raise BlobMissing(f"blob {digest} lacks chunk {number} of {chunks}")
-                parts[number] = stored.data
+                parts[number] = await self._chunk(account, digest, number, chunks)
 
             await _windowed(fetch, range(chunks))
             content = b"".join(parts)
         if await _digest_of(content) != digest:
             raise BlobDamaged(f"blob {digest} is stored with another content")
         return content
+
+    async def read(self, account: str, digest: str) -> AsyncIterator[bytes]:
+        """Yield the content in pieces of CHUNK_BYTES at most. Raises as `get`, also after the last."""
+        manifest = await self._manifest(account, digest)
+        _, chunks = _described(manifest, digest)
+        if not chunks:
+            yield await self.get(account, digest)
+            return
+        hashed = sha256()
+        for number in range(chunks):
+            piece = await self._chunk(account, digest, number, chunks)
+            await asyncio.to_thread(hashed.update, piece)
+            yield piece
+        if hashed.hexdigest() != digest:
+            raise BlobDamaged(f"blob {digest} is stored with another content")
 
     async def check(self, account: str, digest: str) -> int:
         """Return the size in bytes, once all of the content is read and fits its digest. Raises as `get`."""
@@ -228,6 +240,12 @@ class BlobStore:
         if manifest is None:
             raise BlobMissing(f"blob {digest} is not stored")
         return manifest
+
+    async def _chunk(self, account: str, digest: str, number: int, chunks: int) -> bytes:
+        stored = await self._jetstream.last_of(self.stream, _subject(account, digest, str(number)))
+        if stored is None:
+            raise BlobMissing(f"blob {digest} lacks chunk {number} of {chunks}")
+        return stored.data
 
     async def _purge(self, account: str, digest: str) -> None:
         for last in ("manifest", ">"):

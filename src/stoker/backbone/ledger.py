@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from stoker.backbone.delivery import FETCHED_MAX, Delivered, Receiver, deliver, fetch
 from stoker.backbone.erasure import Erasure
 from stoker.backbone.event_log import DIGEST, ROUNDS_MAX, Event, digest_of, message_of
 from stoker.backbone.group_commit import Group, GroupCommit
 from stoker.backbone.guard import StoreGuard
-from stoker.backbone.jetstream import BATCH_COUNT_MAX, JetStream, Stored, StreamSpec
+from stoker.backbone.jetstream import BATCH_COUNT_MAX, JetStream, Stored, StreamSpec, time_ms_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -49,6 +50,8 @@ class Ledger:
         self._mark = guard.mark  # until it is open
         self._commit = GroupCommit(jetstream, stream, self._on_stored)
         self._erasure = Erasure(jetstream, stream)
+        self.begun_ms = 0
+        """When the stream was made: of a store that was restored, what is in it may be older."""
 
     @property
     def stream(self) -> str:
@@ -63,7 +66,9 @@ class Ledger:
     async def open(self) -> None:
         """Make the stream if it never was. Raises StoreDamaged if it has vanished or was cut short."""
         self._mark = await self._guard.open_stream(self._jetstream, self._spec)
-        stored, acknowledged = await self._stored_last(), self._mark.sequence
+        info = await self._info()
+        self.begun_ms = time_ms_of(info["created"])
+        stored, acknowledged = int(info["state"]["last_seq"]), self._mark.sequence
         if stored < acknowledged:
             raise self._guard.damaged_event(
                 self.stream,
@@ -119,10 +124,8 @@ class Ledger:
                 raise self._changed(reader.changed)
             if reader.position < reader.end:
                 # Nothing comes any more: the rest was erased, or the server was restarted meanwhile.
-                following = await self._jetstream.get(
-                    self.stream, {"seq": reader.position + 1, "next_by_subj": ">"}
-                )
-                if following is None or following.sequence > reader.end:
+                following = await self.following(reader.position)
+                if following is None or following > reader.end:
                     break
                 stuck = stuck + 1 if reader.position == before else 0
                 if stuck >= ROUNDS_MAX:
@@ -144,6 +147,11 @@ class Ledger:
         first = await self._jetstream.get(self.stream, {"start_time": start, "next_by_subj": ">"})
         return known if first is None else first.sequence - 1
 
+    async def following(self, sequence: int) -> int | None:
+        """Return the sequence of the first message after one, None if there is none."""
+        found = await self._jetstream.get(self.stream, {"seq": sequence + 1, "next_by_subj": ">"})
+        return None if found is None else found.sequence
+
     async def erase(self, sequences: Sequence[int]) -> None:
         """Return once nobody can read them any more. Harmless for what is gone already.
 
@@ -155,7 +163,10 @@ class Ledger:
         self._mark.advance(sequence)
 
     async def _stored_last(self) -> int:
-        return int((await self._jetstream.api(f"STREAM.INFO.{self.stream}"))["state"]["last_seq"])
+        return int((await self._info())["state"]["last_seq"])
+
+    async def _info(self) -> dict[str, Any]:
+        return await self._jetstream.api(f"STREAM.INFO.{self.stream}")
 
     def _checked(self, stored: Stored | None) -> Event | None:
         if stored is None:

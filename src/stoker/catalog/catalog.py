@@ -222,6 +222,10 @@ class Catalog:
         """Delete those (account, digest) that nothing refers to any more; return how many."""
         return await self._contents.sweep(candidates)
 
+    def contents_held(self) -> asyncio.Lock:
+        """Return what, while it is entered, has no content swept."""
+        return self._contents.turn
+
     async def settle(self) -> None:
         """Return once no change is under way any more; for the end of a server."""
         await self._journal.settle()

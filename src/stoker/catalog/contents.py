@@ -38,6 +38,8 @@ class KeptContents:
         self._uploading: Counter[Content] = Counter()
         """Contents that are stored but not yet referred to: they must not be swept."""
         self._sweeping: dict[Content, asyncio.Event] = {}
+        self.turn = asyncio.Lock()
+        """Held by whoever needs that nothing is swept for a while."""
 
     async def get(self, account: str, digest: str) -> bytes:
         """Return a content."""
@@ -51,15 +53,18 @@ class KeptContents:
         """
         removed = 0
         for pin in sorted(candidates):
-            if pin in self._uploading or pin in self._sweeping or pin in self._references:
+            if pin in self._sweeping:
                 continue
-            gone = self._sweeping[pin] = asyncio.Event()
-            try:
-                await self._contents.delete(*pin)
-                removed += 1
-            finally:
-                del self._sweeping[pin]
-                gone.set()
+            async with self.turn:
+                if pin in self._uploading or pin in self._references:
+                    continue
+                gone = self._sweeping[pin] = asyncio.Event()
+                try:
+                    await self._contents.delete(*pin)
+                    removed += 1
+                finally:
+                    del self._sweeping[pin]
+                    gone.set()
         return removed
 
     @contextmanager

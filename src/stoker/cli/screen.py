@@ -153,6 +153,18 @@ class Progress:
         self._err.write("\r\x1b[K" if done >= total else "")
         self._err.flush()
 
+    def count(self, done: int) -> None:
+        """Show how many bytes are through, where nobody knows of how many."""
+        if self._err is not None:
+            self._err.write(f"\r{self._what} {size_text(done)}\x1b[K")
+            self._err.flush()
+
+    def clear(self) -> None:
+        """Take away what is shown."""
+        if self._err is not None:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+
 
 def size_text(count: float) -> str:
     """Return bytes as people read them."""

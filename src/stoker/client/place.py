@@ -55,7 +55,7 @@ def find_place(url: str | None, token: str | None, environ: Mapping[str, str]) -
         return Place(found, token.strip())
     if not is_loopback(parts.hostname):
         return Place(found, None, "STOKER_TOKEN is not set")
-    file = _data(environ) / "token"
+    file = data_directory(environ) / "token"
     try:
         return Place(found, file.read_text().strip())
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def find_place(url: str | None, token: str | None, environ: Mapping[str, str]) -
         return Place(found, None, f"STOKER_TOKEN is not set, and {file} cannot be read ({error.strerror})")
 
 
-def _data(environ: Mapping[str, str]) -> Path:
+def data_directory(environ: Mapping[str, str]) -> Path:
     """Return the data directory that a server of the same user and environment has."""
     if environ.get("STOKER_DATA"):
         return Path(environ["STOKER_DATA"])

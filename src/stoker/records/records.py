@@ -151,6 +151,7 @@ class Records:
         created_ms = created_ms_of(call_id)
         position = await self._ledger.since(created_ms)
         last = self._ledger.last_sequence
+        restored = created_ms < self._ledger.begun_ms  # then the stream's times say nothing of it
         while position < last:
             events: list[Event] = []
             until = min(position + SCAN_MESSAGES, last)
@@ -159,7 +160,7 @@ class Records:
                 record = self._in_pack(account, invocation_id, event)
                 if record is not None:
                     return record
-            if events and events[-1].time_ms > created_ms + self._calls_ms_max:
+            if not restored and events and events[-1].time_ms > created_ms + self._calls_ms_max:
                 break
             position = until
         raise NotFound("no such invocation")

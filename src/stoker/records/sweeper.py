@@ -55,6 +55,8 @@ class Sweeper:
         self._shares = shares
         self._gone = gone
         self._on_over = on_over
+        self.turn = asyncio.Lock()
+        """Held by whoever needs that nothing is erased for a while."""
 
     async def run(self) -> None:
         """Sweep until cancelled. A store that is away is asked again later."""
@@ -63,7 +65,8 @@ class Sweeper:
             await self._ready.wait()
             began = loop.time()
             try:
-                more = await self.sweep()
+                async with self.turn:
+                    more = await self.sweep()
             except (StokerError, ViewDamaged) as error:
                 self._notes.warning("sweep_waits", reason=str(error))
                 more = False

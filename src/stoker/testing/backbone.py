@@ -77,6 +77,7 @@ class MemoryLedger:
         self._events: dict[int, Event] = {}
         self._closed = False
         self.last_sequence = 0
+        self.begun_ms = 0
         self.written: list[tuple[Sequence[Write], bool]] = []
         self.erased: list[int] = []
         self.fail_with: StokerError | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -159,6 +160,17 @@ class AsyncClient:
     async def services(self) -> Sequence[Service]:
         """Return the deployed functions in the sense of NATS service discovery, with their counters."""
         return await self._session.send(asks.get("/compute/services", asks.many(Service)))
+
+    # -- all of it -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return a backup of the whole server as it is taken, for its administrators; `async with` it.
+
+        It is not cut short if the last piece came without an error. `stoker restore` takes the file.
+        """
+        async with self._session.download("/backup") as pieces:
+            yield pieces
 
     # -- the end ---------------------------------------------------------------------------------
 

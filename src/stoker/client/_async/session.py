@@ -111,6 +111,20 @@ class AsyncSession:
         except httpx.RequestError as error:
             raise self._unreachable(error) from None
 
+    @asynccontextmanager
+    async def download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return the bytes of an answer as they come. Raises StokerError, also in their middle."""
+        try:
+            async with self._http.stream(
+                "GET", path, timeout=httpx.Timeout(SILENCE_S_MAX, connect=CONNECT_S_MAX)
+            ) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    self._raise_for(Answer(response.status_code, response.headers, response.content))
+                yield response.aiter_bytes()
+        except httpx.RequestError as error:
+            raise self._unreachable(error) from None
+
     async def _events(self, response: httpx.Response) -> AsyncIterator[ServerEvent]:
         lines = EventLines()
         async for line in response.aiter_lines():

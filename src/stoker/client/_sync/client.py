@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
@@ -160,6 +161,17 @@ class Client:
     def services(self) -> Sequence[Service]:
         """Return the deployed functions in the sense of NATS service discovery, with their counters."""
         return self._session.send(asks.get("/compute/services", asks.many(Service)))
+
+    # -- all of it -------------------------------------------------------------------------------
+
+    @contextmanager
+    def backup(self) -> Iterator[Iterator[bytes]]:
+        """Return a backup of the whole server as it is taken, for its administrators; `with` it.
+
+        It is not cut short if the last piece came without an error. `stoker restore` takes the file.
+        """
+        with self._session.download("/backup") as pieces:
+            yield pieces
 
     # -- the end ---------------------------------------------------------------------------------
 

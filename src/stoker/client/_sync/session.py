@@ -112,6 +112,20 @@ class Session:
         except httpx.RequestError as error:
             raise self._unreachable(error) from None
 
+    @contextmanager
+    def download(self, path: str) -> Iterator[Iterator[bytes]]:
+        """Return the bytes of an answer as they come. Raises StokerError, also in their middle."""
+        try:
+            with self._http.stream(
+                "GET", path, timeout=httpx.Timeout(SILENCE_S_MAX, connect=CONNECT_S_MAX)
+            ) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._raise_for(Answer(response.status_code, response.headers, response.content))
+                yield response.iter_bytes()
+        except httpx.RequestError as error:
+            raise self._unreachable(error) from None
+
     def _events(self, response: httpx.Response) -> Iterator[ServerEvent]:
         lines = EventLines()
         for line in response.iter_lines():

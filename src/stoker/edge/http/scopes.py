@@ -82,6 +82,7 @@ TABLE = MappingProxyType(
         ("DELETE", "/tokens/{token}"): _TOKENS,
         ("GET", "/limits"): Needs(None),
         ("GET", "/metrics"): _ACCOUNTS,
+        ("GET", "/backup"): _ACCOUNTS,
         ("GET", "/accounts"): _ACCOUNTS,
         ("POST", "/accounts"): _ACCOUNTS,
         ("PUT", "/accounts/{account}/limits"): _ACCOUNTS,

@@ -12,6 +12,7 @@ from stoker.edge.http.answers import (
     RuntimeAnswer,
     ServiceAnswer,
 )
+from stoker.edge.http.backup import MEDIA
 from stoker.edge.http.machines import STATUSES
 from stoker.edge.http.openapi.operation import Answer, Operation, Parameter, Shape
 from stoker.edge.http.openapi.parameters import PAGED
@@ -137,6 +138,20 @@ OPERATIONS = (
             media="text/plain",
             example="# TYPE stoker_up gauge\nstoker_up 1\n",
         ),
+    ),
+    Operation(
+        "GET",
+        "/backup",
+        "getBackup",
+        SERVER_TAG,
+        "A backup of the whole server",
+        Answer(
+            description="The file that `stoker restore` takes; cut short if something goes wrong on the way.",
+            media=MEDIA,
+            example="stoker backup 1\n",
+        ),
+        description="All that is stored, as it is at one moment; secrets are in it as they are, sealed.",
+        codes=("no_capacity",),
     ),
     Operation(
         "GET",

@@ -1,0 +1,1 @@
+"""Backup: all that a store holds as one file, and a store made of such a file."""
