@@ -25,7 +25,10 @@ from stoker.model.errors import PlatformError
 FORMAT = 1
 _OWNER = "stoker.store"
 """The stream's metadata entry that holds the id of the store it belongs to."""
-WAY_OUT = "Move the data directory aside; then restore it from a backup (stoker restore FILE --data DIR), or start empty."
+WAY_OUT = (
+    "Move the data directory aside; then restore it from a backup (stoker restore FILE --data DIR),"
+    " or start empty."
+)
 CHECKS_AT_ONCE = 8
 
 
