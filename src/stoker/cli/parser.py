@@ -14,6 +14,7 @@ from stoker.cli import (
     completion,
     deploy,
     dev,
+    doctor,
     functions,
     history,
     invoke,
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     history.add_parsers(commands, common)
     access.add_parsers(commands, common)
     accounts.add_parsers(commands, common)
+    doctor.add_parser(commands)
     completion.add_parser(commands, common)
     return parser
 

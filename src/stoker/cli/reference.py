@@ -20,13 +20,15 @@ Made from the commands themselves by `python -m stoker.cli.reference`; change it
 """
 _COMMON = ("url", "token", "json")
 _SEEN_EVERYWHERE = ("help",)
+_OF_THIS_MACHINE = ("serve", "doctor")
+"""Commands that speak to no server: all their options are their own."""
 
 
 def page() -> str:
     """Return the page."""
     parser = make_parser()
     lines = [_HEAD + " ".join(EPILOG.split()), ""]
-    lines += ["Every command but `serve` takes these:", "", *_table(_common_of(parser)), ""]
+    lines += ["Every command but `serve` and `doctor` takes these:", "", *_table(_common_of(parser)), ""]
     lines += ["| command | does |", "|---|---|"]
     said = help_of(parser)
     for name in subparsers_of(parser):
@@ -44,7 +46,9 @@ def _section(name: str, parser: argparse.ArgumentParser, heading: str) -> Iterat
     yield f"`stoker {name}{_usage(parser)}`"
     yield ""
     yield parser.description or ""
-    actions = [action for action in _actions(parser) if action.dest not in _COMMON or name == "serve"]
+    actions = [
+        action for action in _actions(parser) if action.dest not in _COMMON or name in _OF_THIS_MACHINE
+    ]
     if actions:
         yield ""
         yield from _table(actions)
