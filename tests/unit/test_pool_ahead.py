@@ -12,7 +12,7 @@ from stoker.testing.functions import a_function
 from stoker.testing.sandbox import FakeSandbox, Received, echo, hold
 from stoker.testing.worker import PoolBench
 from stoker.worker.group import AHEAD_MAX, STEADY_CALLS
-from stoker.worker.instance import STUCK_MS
+from stoker.worker.turns import STUCK_MS
 
 
 async def known_as_quick(bench: PoolBench, function: Function) -> FakeSandbox:

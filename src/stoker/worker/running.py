@@ -1,10 +1,11 @@
-"""A call inside an instance: since when, until when, and what has been heard of it.
+"""A call inside an instance: since when, until when, what has been heard of it, and telling who waits.
 
 Does not know the instance.
 """
 
 from __future__ import annotations
 
+import asyncio
 from math import inf
 
 from stoker.model.call import Call
@@ -24,6 +25,26 @@ def cancelled_before_it_began(call: Call, told: str, now: float) -> Outcome:
     """Return how a call ends whose caller left before anything of it ran."""
     waited_ms = max(0.0, (now - call.queued_at) * 1000)
     return Outcome(None, Failure("invocation.cancelled", told), b"", 0, Timings(waited_ms, 0.0, 0.0))
+
+
+def tell_began(call: Call, loop: asyncio.AbstractEventLoop) -> None:
+    """Tell that a call has begun, once; who is told must not cost it its instance."""
+    began, call.began = call.began, None
+    try:
+        if began is not None:
+            began()
+    except Exception as error:
+        loop.call_exception_handler(
+            {"message": "the beginning of a call could not be told", "exception": error}
+        )
+
+
+def tell_end(call: Call, outcome: Outcome, loop: asyncio.AbstractEventLoop) -> None:
+    """Tell how a call ended; who is told must not cost the calls after it their instance."""
+    try:
+        call.end(outcome)
+    except Exception as error:
+        loop.call_exception_handler({"message": "the end of a call could not be told", "exception": error})
 
 
 class Running:
