@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "init", "deploy", "invoke", "dev", "list", "show", "delete", "versions", "rollback", "logs", "invocations",
     "replay", "dead-letters", "tokens", "accounts", "secrets", "limits", "serve", "completion", "doctor",
+    "backup", "restore",
 )  # fmt: skip
 
 

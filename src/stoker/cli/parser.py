@@ -11,6 +11,7 @@ import stoker
 from stoker.cli import (
     access,
     accounts,
+    backup,
     completion,
     deploy,
     dev,
@@ -52,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     access.add_parsers(commands, common)
     accounts.add_parsers(commands, common)
     doctor.add_parser(commands)
+    backup.add_parsers(commands, common)
     completion.add_parser(commands, common)
     return parser
 
