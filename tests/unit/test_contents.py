@@ -150,6 +150,24 @@ async def test_two_sweeps_at_once_delete_once() -> None:
 
 
 @in_fake_time
+async def test_nothing_is_swept_while_a_backup_holds_contents_and_uploads_go_on() -> None:
+    bench = CatalogBench()
+    contents = KeptContents(bench.fold.references, bench.blobs)
+    await bench.blobs.put(ACCOUNT, CODE)
+
+    async with contents.turn:
+        sweep = asyncio.create_task(contents.sweep({PIN}))
+        await settled()
+        held = await bench.blobs.list()
+        with contents.pinned([PIN]):
+            await contents.put(*PIN, CODE)
+
+    assert held == {PIN}
+    assert await sweep == 1
+    assert await bench.blobs.list() == set()
+
+
+@in_fake_time
 async def test_a_content_that_two_upload_stays_pinned_until_the_second_has_stored_it() -> None:
     bench, blobs = CatalogBench(), SlowBlobs()
     contents = KeptContents(bench.fold.references, blobs)
