@@ -67,7 +67,7 @@ async def back_up(data: Path, file: Path) -> None:
 
 
 def write(file: Path, text: bytes) -> None:
-    write(file, text)
+    file.write_bytes(text)
 
 
 def files_in(folder: Path) -> set[str]:
