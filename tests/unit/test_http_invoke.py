@@ -45,7 +45,6 @@ class StoredCalls:
             bench.catalog,
             bench.fold,
             executor,
-            self.store,
             self.live,
             ending,
             Limits(),

@@ -80,7 +80,7 @@ class World:
     async def cancel_some(self) -> None:
         for one in self._some(list(self.bench.live)):
             self.cancelled.add(one.accepted.record.invocation_id)
-            self.bench.queue._spawn(self.bench.queue.cancel(one))
+            self.bench.queue._tasks.start(self.bench.queue.cancel(one))
         await settled()
         for call in self.bench.executor.cancelled:
             if self.random.random() < 0.8 and not call.has_ended:

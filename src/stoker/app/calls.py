@@ -77,7 +77,6 @@ class Calls:
             catalog,
             fold,
             executor,
-            store,
             self.live,
             ending,
             limits,

@@ -1,8 +1,8 @@
 """The queue: Async invocations, from their acceptance to the one end that is stored of each.
 
 An invocation is accepted when it is stored; it is run at least once, tried again as its function's `retry`
-says, and ends once. Functions do not wait for each other: each has a backlog of its own. Does not know how
-invocations are stored or where they run.
+says, and ends once. Functions do not wait for each other: each has a backlog of its own. Owns whose turn it
+is; `attempts` knows what a turn comes to. Does not know how invocations are stored or where they run.
 """
 
 from __future__ import annotations
@@ -11,33 +11,29 @@ import asyncio
 import heapq
 import random as chance
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
-
-from msgspec.structs import replace
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
-from stoker.invocation.admission import admit, checked, input_failure
+from stoker.invocation.attempts import Attempts
 from stoker.invocation.backlog import Backlog
 from stoker.invocation.ending import Ending
 from stoker.invocation.invoker import Executor
 from stoker.invocation.live import Identity, Live, LiveInvocations, Stage
 from stoker.invocation.payloads import Payloads
-from stoker.invocation.retry import Again, after_attempt, has_expired, policy_of
-from stoker.invocation.store import Notes, Store
+from stoker.invocation.retry import has_expired, policy_of
+from stoker.invocation.store import Notes
+from stoker.invocation.tasks import Tasks
 from stoker.model.call import Call
-from stoker.model.ended import ended_record, error_of
-from stoker.model.errors import InputRejected, NotFound, StokerError
+from stoker.model.errors import NotFound
 from stoker.model.function import Function
 from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome
-from stoker.model.record import Accepted, Keeping, Record, id_of_text, reason_of
+from stoker.model.record import Accepted, Record, id_of_text
 
 TICK_S = 0.1
 """How often a backlog looks whether there is room by now, where nothing told it so."""
-NOT_RUN_S = 0.25
-"""After a call that no instance took."""
 LEAVING_MAX = 1_000
 """So many end at a time without having run; a deleted function may have a backlog of any length."""
 
@@ -50,7 +46,6 @@ class Queue:
         catalog: Catalog,
         fold: Fold,
         executor: Executor,
-        store: Store,
         live: LiveInvocations,
         ending: Ending,
         limits: Limits,
@@ -61,28 +56,37 @@ class Queue:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         random: Callable[[], float] = chance.random,
     ) -> None:
-        self._catalog = catalog
         self._usage = catalog.usage
         self._fold = fold
         self._executor = executor
-        self._store = store
         self._live = live
         self._ending = ending
-        self._limits = limits
-        self._notes = notes
-        self._counted = counted
         self._clock = clock
         self._now_ms = now_ms
-        self._random = random
         self._backlogs: dict[Identity, Backlog] = {}
         self._waiting: list[tuple[float, int, Live]] = []
         """A heap, by the executor's clock at which they are due."""
         self._order = count()
         self._payloads = Payloads()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
+        self._attempts = Attempts(
+            catalog,
+            fold,
+            executor,
+            self._payloads,
+            ending,
+            self._tasks,
+            limits,
+            notes,
+            on_wait=self._wait,
+            on_room=self._pump,
+            counted=counted,
+            clock=clock,
+            now_ms=now_ms,
+            random=random,
+            is_closed=lambda: self.closed,
+        )
         self._tick: asyncio.TimerHandle | None = None
-        self._quiet = asyncio.Event()
-        self._stopped = False
         self.closed = False
         """True once nothing is begun any more: what waits is left to the next server."""
 
@@ -135,17 +139,15 @@ class Queue:
         """Begin nothing more, and return when what has begun has ended."""
         self.closed = True
         while any(backlog.submitted or backlog.loading for backlog in self._backlogs.values()) or self._tasks:
-            self._quiet.clear()
-            await self._quiet.wait()
+            self._tasks.changed.clear()
+            await self._tasks.changed.wait()
 
     async def close(self) -> None:
         """Stop; what has not ended stays stored as it is."""
-        self.closed = self._stopped = True
+        self.closed = True
         if self._tick is not None:
             self._tick.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     @property
     def depth(self) -> int:
@@ -223,7 +225,7 @@ class Queue:
         entry = self._fold.functions.get(one.identity)
         if entry is None:
             return self._leave(backlog, "invocation.cancelled", "its function was deleted before it began")
-        if has_expired(self._age_ms(one), policy_of(entry.function.retry)):
+        if has_expired(self._attempts.age_ms(one), policy_of(entry.function.retry)):
             return self._leave(backlog, "invocation.expired", "it waited longer than retry.max_age_ms")
         if not self._usage.has_room(one.accepted.account):
             return False
@@ -234,9 +236,9 @@ class Queue:
         one.stage = Stage.SUBMITTED
         if one.payload is None:
             backlog.loading += 1
-            self._spawn(self._load(one, backlog))
+            self._tasks.start(self._load(one, backlog))
         else:
-            self._submit(one, entry, function, backlog)
+            self._attempts.submit(one, entry, function, backlog)
         return True
 
     def _leave(self, backlog: Backlog, code: str, told: str) -> bool:
@@ -244,13 +246,15 @@ class Queue:
             return False
         one = backlog.take()
         assert one is not None
-        one.stage = Stage.ENDING
-        self._spawn(self._end_early(one, code, told))
+        self._end_unrun(one, code, told)
         return True
 
     def _cancel(self, one: Live) -> None:
+        self._end_unrun(one, "invocation.cancelled", "cancelled before it began")
+
+    def _end_unrun(self, one: Live, code: str, told: str) -> None:
         one.stage = Stage.ENDING
-        self._spawn(self._end_early(one, "invocation.cancelled", "cancelled before it began"))
+        self._tasks.start(self._attempts.end_unrun(one, Failure(code, told), dead=False))
 
     async def _load(self, one: Live, backlog: Backlog) -> None:
         try:
@@ -266,154 +270,6 @@ class Queue:
             backlog.put_back(one)
             self._pump(backlog)
             self._arm()
-
-    # -- running ---------------------------------------------------------------------------------
-
-    def _submit(self, one: Live, entry: Entry, function: Function | None, backlog: Backlog) -> None:
-        assert one.payload is not None
-        record = one.accepted.record
-        if function is None:
-            told = f"its function has no version {one.accepted.work.pinned} any more"
-            self._spawn(self._finish_unrun(one, Failure("function.load_failed", told), dead=True))
-            return
-        contract = entry.contract or self._catalog.contract(entry)
-        try:
-            if record.replay_of is not None and not record.attempts:
-                admit(contract, one.payload, len(one.payload))  # its size was within the limit once
-        except InputRejected as error:
-            self._spawn(self._finish_unrun(one, input_failure(error), dead=True))
-            return
-
-        account = one.accepted.account
-
-        def ended(call: Call, outcome: Outcome | StokerError) -> None:
-            backlog.submitted -= 1
-            self._usage.end(account)
-            if isinstance(outcome, Outcome):
-                outcome = checked(outcome, contract.output)
-                self._counted(call, outcome)
-            self._spawn(self._finish(one, call, outcome))
-            self._pump(backlog)
-            self._quiet.set()
-
-        def began() -> None:
-            one.stage = Stage.BEGUN
-            one.started_ms = self._now_ms()
-
-        call = Call(
-            one.call_id,
-            function,
-            one.payload,
-            queued_at=one.queued_at,
-            ended=ended,
-            caller=record.caller,
-            created_ms=record.created_ms,
-            patient=True,
-            began=began,
-        )
-        call.replay_of = record.replay_of
-        one.call, one.started_ms = call, None
-        backlog.submitted += 1
-        self._usage.begin(account)
-        try:
-            self._executor.submit(call)
-        except StokerError:
-            if call.drop():
-                backlog.submitted -= 1
-                self._usage.end(account)
-                self._not_run(one)
-
-    async def _finish(self, one: Live, call: Call, outcome: Outcome | StokerError) -> None:
-        """Store what an attempt came to: the end, or that it is tried again."""
-        if not isinstance(outcome, Outcome):  # it never began, which is no attempt
-            self._notes.warning(
-                "call_not_run", invocation=one.accepted.record.invocation_id, reason=outcome.message
-            )
-            self._not_run(one)
-            return
-        function = call.function
-        failure = outcome.failure
-        code = None if failure is None else failure.code
-        if self.closed and code == "platform.lost":
-            self._not_run(one)  # the server ended the instance: the next one runs it again
-            return
-        attempts = one.attempts + (failure is None or one.started_ms is not None)
-        step = after_attempt(code, attempts, self._age_ms(one), policy_of(function.retry), self._random)
-        if isinstance(step, Again):
-            await self._again(one, attempts, step.wait_ms)
-            return
-        keeping = Keeping.of(function.monitor_config)
-        record = ended_record(
-            call, outcome, keeping, ended_ms=self._now_ms(), invocation_type="Async", attempts=attempts
-        )
-        if one.started_ms is None:  # it was cancelled before it began, perhaps not for the first time
-            record = replace(record, started_ms=one.accepted.record.started_ms)
-        await self._end(one, record, keeping, dead=step.dead)
-
-    def _not_run(self, one: Live) -> None:
-        one.call = None
-        self._wait(one, NOT_RUN_S)
-
-    async def _again(self, one: Live, attempts: int, wait_ms: int) -> None:
-        self._payloads.restore(one)
-        record = replace(one.accepted.record, attempts=attempts, started_ms=one.started_ms)
-        work = replace(one.accepted.work, due_ms=self._now_ms() + wait_ms)
-        if await self._ending.wait_again(one, record, work):
-            self._payloads.stored(one)
-            one.queued_at = self._clock() + wait_ms / 1000
-            self._wait(one, wait_ms / 1000)
-        else:
-            self._payloads.let_go(one)
-
-    async def _end_early(self, one: Live, code: str, told: str) -> None:
-        await self._finish_unrun(one, Failure(code, told), dead=False)
-
-    async def _finish_unrun(self, one: Live, failure: Failure, *, dead: bool) -> None:
-        """Store the end of one that no instance has in hand."""
-        stored = one.accepted.record
-        entry = self._fold.functions.get(one.identity)
-        keeping = Keeping.of({} if entry is None else entry.function.monitor_config)
-        now_ms = self._now_ms()
-        record = replace(
-            stored,
-            status=reason_of(failure.code),
-            code=failure.code,
-            ended_ms=now_ms,
-            queue_ms=float(now_ms - stored.created_ms),
-            init_ms=0.0,
-            run_ms=0.0,
-            error=error_of(failure),
-            payload=await self._ending.payload_of(one) if keeping.store_payload else None,
-        )
-        await self._end(one, record, keeping, dead=dead)
-
-    async def _end(self, one: Live, record: Record, keeping: Keeping, *, dead: bool) -> None:
-        dead_until_ms = self._now_ms() + self._limits.dead_letter_ms_max if dead else None
-        if dead:
-            self._payloads.restore(one)
-        await self._ending.end(one, record, keeping, dead_until_ms=dead_until_ms)
-        self._payloads.let_go(one)
-
-    # -- bookkeeping -----------------------------------------------------------------------------
-
-    def _age_ms(self, one: Live) -> int:
-        return max(0, self._now_ms() - one.accepted.record.created_ms)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        if self._stopped:
-            work.close()
-            return
-        task = asyncio.get_running_loop().create_task(work, name="an Async invocation")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._quiet.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            task.get_loop().call_exception_handler(
-                {"message": "an Async invocation could not be carried on", "exception": error}
-            )
 
 
 def _function_of(one: Live, entry: Entry) -> Function | None:

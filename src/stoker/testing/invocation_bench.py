@@ -53,7 +53,6 @@ class InvocationBench:
             made,
             fold,
             self.executor,
-            self.store,
             self.live,
             ending,
             self.limits,
