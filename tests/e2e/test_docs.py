@@ -25,7 +25,7 @@ from tests.e2e.conftest import READY_S_MAX, ServerProcess
 
 DOCS = pages.DOCS
 PAGES = sorted(page for page in DOCS.glob("*.md") if pages.steps_of(page))
-OF_THE_ADMINISTRATOR = {"accounts", "nats"}
+OF_THE_ADMINISTRATOR = {"accounts", "backup", "nats"}
 """Pages about what only account `default` has; each of the others runs in an account of its own."""
 SCRIPTS = Path(sys.executable).parent
 

@@ -20,9 +20,9 @@ from stoker.backbone.ledger import Ledger
 from stoker.catalog.fold import Fold
 from stoker.model.errors import StokerError
 
-STRETCH_MESSAGES = 1_000
-HELD_BYTES_MAX = 4 * 1024 * 1024
-"""Of messages that are read and not yet passed on; a single one may be larger."""
+STRETCH_MESSAGES = 256
+HELD_BYTES_MAX = 1024 * 1024
+"""Of messages that are read and not yet passed on; a single one may be larger. Calls wait meanwhile, some ms."""
 
 Held = Callable[[], AbstractAsyncContextManager[object]]
 
