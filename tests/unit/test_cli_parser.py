@@ -18,7 +18,7 @@ from stoker.model.record import STATUSES as STATUSES_OF_RECORDS
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "init", "deploy", "invoke", "dev", "list", "show", "delete", "versions", "rollback", "logs", "invocations",
-    "replay", "dead-letters", "tokens", "accounts", "secrets", "limits", "serve", "completion", "doctor",
+    "replay", "dead-letters", "tokens", "accounts", "secrets", "limits", "serve", "completion", "doctor", "top",
     "backup", "restore",
 )  # fmt: skip
 

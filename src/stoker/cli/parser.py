@@ -22,6 +22,7 @@ from stoker.cli import (
     logs,
     scaffold,
     serve,
+    top,
 )
 
 EPILOG = """\
@@ -52,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     history.add_parsers(commands, common)
     access.add_parsers(commands, common)
     accounts.add_parsers(commands, common)
+    top.add_parser(commands, common)
     doctor.add_parser(commands)
     backup.add_parsers(commands, common)
     completion.add_parser(commands, common)

@@ -92,6 +92,11 @@ class Screen:
         """Columns of the terminal."""
         return max(WIDTH_MIN, shutil.get_terminal_size((80, 24)).columns)
 
+    @property
+    def height(self) -> int:
+        """Lines of the terminal."""
+        return shutil.get_terminal_size((80, 24)).lines
+
     # -- what is said beside it ------------------------------------------------------------------
 
     def note(self, text: str) -> None:

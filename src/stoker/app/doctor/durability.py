@@ -135,8 +135,8 @@ async def store_writes(folder: Path) -> Finding:
         faults.append(f"{_CONFIG} is {in_force}, not always")
     if left:
         faults.append("it acknowledged what was not on the disk yet")
-    seen = "nothing is unwritten when it acknowledges" if told else f"{_CONFIG} is always"
-    return check.judged(faults, f"{seen}; a write takes {statistics.median(took_s) * 1000:.2f} ms")
+    seen = "acknowledges what is on the disk" if told else f"{_CONFIG} is always"
+    return check.judged(faults, f"{seen}; a write in {statistics.median(took_s) * 1000:.2f} ms")
 
 
 def _tells_unwritten(folder: Path) -> bool:

@@ -186,8 +186,8 @@ async def runtimes(engine: Engine, plans: Sequence[LaunchPlan]) -> list[Finding]
             os.close(sandbox.output)
             await sandbox.ended()
         took_ms = (loop.time() - began) * 1000
-        said.append(f"{plan.runtime} {plan.version} boots in {took_ms:.0f} ms")
-    return [check.holds(", ".join(said))]
+        said.append(f"{plan.runtime} {plan.version} in {took_ms:.0f} ms")
+    return [check.holds(f"booted {', '.join(said)}")]
 
 
 async def privileges_given_up(folder: Path, plans: Sequence[LaunchPlan]) -> Finding:

@@ -71,7 +71,7 @@ def clock(began: Moment, now: Moment) -> Finding:
     step_s = (now.wall_s - began.wall_s) - (now.monotonic_s - began.monotonic_s)
     if abs(step_s) > STEP_S_MAX:
         return check.weak(f"{said}; it jumped by {step_s:+.1f} s meanwhile")
-    return check.holds(said if _is_synchronised() else f"{said}; no time service of this machine keeps it")
+    return check.holds(said if _is_synchronised() else f"{said}; no time service here")
 
 
 def _is_synchronised() -> bool:

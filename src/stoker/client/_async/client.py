@@ -161,6 +161,10 @@ class AsyncClient:
         """Return the deployed functions in the sense of NATS service discovery, with their counters."""
         return await self._session.send(asks.get("/compute/services", asks.many(Service)))
 
+    async def metrics(self) -> str:
+        """Return the server's metrics in the text form of Prometheus, for its administrators."""
+        return await self._session.send(asks.get("/metrics", asks.text))
+
     # -- all of it -------------------------------------------------------------------------------
 
     @asynccontextmanager

@@ -162,6 +162,10 @@ class Client:
         """Return the deployed functions in the sense of NATS service discovery, with their counters."""
         return self._session.send(asks.get("/compute/services", asks.many(Service)))
 
+    def metrics(self) -> str:
+        """Return the server's metrics in the text form of Prometheus, for its administrators."""
+        return self._session.send(asks.get("/metrics", asks.text))
+
     # -- all of it -------------------------------------------------------------------------------
 
     @contextmanager
