@@ -155,7 +155,7 @@ def test_no_line_is_lost_or_doubled_through_updates_under_load(client: Client, f
 
     updating = threading.Thread(target=update)
     updating.start()
-    answers = []
+    answers: list[httpx.Response] = []
     while updating.is_alive():
         answers.append(client.invoke("f", {"lines": 3, "word": len(answers)}))
     assert {answer.status_code for answer in answers} == {200}
