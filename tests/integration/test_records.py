@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,57 @@ async def test_a_view_that_is_damaged_while_it_is_used_is_built_anew(open_keeper
             return False
 
     await happens(all_listed)
+
+
+async def test_damage_that_only_a_search_meets_is_mended_too(
+    open_keeper: Open, open_store: OpenStore
+) -> None:
+    keeper = await open_keeper()
+    ids = [keeper.end(an_outcome(b"1")) for _ in range(1_500)]
+    await keeper.searched()
+    await keeper.keeping.close()
+    await keeper.store.close()
+    file = keeper.store.data / "view.sqlite3"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: 64 * KIB] + bytes(len(whole) - 64 * KIB))
+
+    again = await open_keeper(await open_store(keeper.store.data))
+
+    async def all_listed() -> bool:
+        try:
+            return sorted(await again.listed()) == sorted(ids)
+        except NoCapacity:
+            return False
+
+    await happens(all_listed)
+    assert (await again.find(ids[0])).invocation_id == ids[0]
+
+
+async def test_what_was_accepted_is_found_though_the_view_has_lost_it_which_is_then_made_anew(
+    open_keeper: Open, open_store: OpenStore
+) -> None:
+    keeper = await open_keeper()
+    ended = await keeper.finish(await keeper.accept())
+    await keeper.searched()
+    await keeper.keeping.close()
+    await keeper.store.close()
+    with closing(sqlite3.connect(keeper.store.data / "view.sqlite3")) as view, view:
+        view.execute("DELETE FROM records")
+        view.execute("DELETE FROM messages")
+
+    again = await open_keeper(await open_store(keeper.store.data))
+    lost = await again.listed()
+    found = await again.find(ended)
+
+    assert (lost, found.invocation_id) == ([], ended)
+
+    async def listed() -> bool:
+        try:
+            return await again.listed() == [ended]
+        except NoCapacity:
+            return False
+
+    await happens(listed)
 
 
 # -- a store that dies -------------------------------------------------------------------------------------

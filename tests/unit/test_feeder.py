@@ -346,6 +346,45 @@ async def test_a_damaged_view_is_built_anew_and_lists_wait_meanwhile() -> None:
     await bench.feeder.close()
 
 
+@in_fake_time
+async def test_a_view_that_a_search_found_damaged_is_built_anew_though_nothing_comes_to_it() -> None:
+    bench = await Bench().started()
+    await bench.store(2)
+    await passed(SOON_S)
+
+    for _ in range(3):  # as many searches met it
+        bench.feeder.damaged(ViewDamaged("damaged"))
+    was_ready = bench.feeder.ready.is_set()
+    await passed(SOON_S)
+
+    assert not was_ready
+    assert bench.feeder.ready.is_set()
+    assert (bench.view.sequences, bench.view.resets) == ([1, 2], 1)
+    await bench.feeder.close()
+
+
+@in_fake_time
+async def test_a_view_that_cannot_be_made_is_tried_again() -> None:
+    bench = await Bench().started()
+    await bench.store(2)
+    await passed(SOON_S)
+    reset, fails = bench.view.reset, [ViewDamaged("still"), StorageFull("full")]
+
+    async def resetting() -> None:
+        if fails:
+            raise fails.pop()
+        await reset()
+
+    bench.view.reset = resetting  # type: ignore[method-assign]
+
+    bench.feeder.damaged(ViewDamaged("damaged"))
+    await passed(3 * AGAIN_S)
+
+    assert bench.feeder.ready.is_set()
+    assert (bench.view.sequences, bench.view.resets) == ([1, 2], 1)
+    await bench.feeder.close()
+
+
 @pytest.mark.parametrize("error", [StorageFull("full"), Unavailable("away")])
 @in_fake_time
 async def test_what_the_view_cannot_take_just_now_comes_later(error: StokerError) -> None:

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from stoker.backbone.event_log import Event
 from stoker.backbone.ledger import Ledger, Write
-from stoker.model.errors import StokerError
+from stoker.model.errors import StokerError, Unavailable
 from stoker.model.limits import MIB
 from stoker.records.view import Stored, View, ViewDamaged
 
 GATHER_MS = 20
 """Between two transactions of the view, unless somebody waits for it."""
 BUSY_REST = 19
-"""While calls keep the server busy the view is brought on for a twentieth of the time, and catches up after."""
+"""While calls keep the server busy the view is brought on for a twentieth of the time, the rest after."""
 LIST_WAIT_S = 2.0
 """How long a list waits for what has ended just now; it is without the latest of a busy server else."""
 GAP_MS = 500
@@ -71,6 +71,8 @@ class Feeder:
         self._moved = asyncio.Event()
         self._waiting = 0
         self._unsure = False
+        self._damage: ViewDamaged | None = None
+        view.on_damage = self.damaged
         self._task: asyncio.Task[None] | None = None
         self._target = 0
         self.ready = asyncio.Event()
@@ -120,6 +122,13 @@ class Feeder:
         self._unsure = True
         self._wake.set()
 
+    def damaged(self, damage: ViewDamaged) -> None:
+        """Take note that the view was found damaged, by whoever searched it: it is built anew."""
+        if self._damage is None:
+            self._damage = damage
+            self.ready.clear()
+            self._wake.set()
+
     async def caught_up(self) -> bool:
         """Return True once all that is acknowledged by now can be searched; False if that takes too long."""
         try:
@@ -142,9 +151,11 @@ class Feeder:
     async def _run(self) -> None:
         while True:
             try:
+                await self._mend()
                 await self._catch_up()
-                self.ready.set()
-                while True:
+                if self._damage is None:
+                    self.ready.set()
+                while self._damage is None:
                     await self._wake.wait()
                     self._wake.clear()
                     if self._unsure:
@@ -152,13 +163,22 @@ class Feeder:
                     await self._bring()
                     await self._rest(GATHER_MS / 1000)
             except ViewDamaged as error:
-                self.ready.clear()
-                self._notes.warning("view_damaged", reason=str(error))
-                await self._view.reset()
+                self.damaged(error)
             except StokerError as error:
                 self._notes.warning("view_waits", reason=error.message)
                 self._wake.set()
                 await asyncio.sleep(AGAIN_S)
+
+    async def _mend(self) -> None:
+        """Begin anew with the view, if it is damaged."""
+        if self._damage is None:
+            return
+        self._notes.warning("view_damaged", reason=str(self._damage))
+        try:
+            await self._view.reset()
+        except ViewDamaged as error:
+            raise Unavailable("no view can be made") from error
+        self._damage = None
 
     async def _look(self) -> None:
         """See how far the stream really is."""

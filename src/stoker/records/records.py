@@ -7,8 +7,9 @@ the view tells. Does not know who may see it, nor how it is answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stoker.backbone.event_log import Event
 from stoker.backbone.ledger import Ledger
@@ -19,9 +20,11 @@ from stoker.records.feeder import Feeder
 from stoker.records.formats import CallState, DeadLetter, Pack
 from stoker.records.recorder import Recorder
 from stoker.records.store import InvocationStore, full_record
-from stoker.records.view import Filter, Place, View
+from stoker.records.view import Filter, Place, View, ViewDamaged
 
 SCAN_MESSAGES = 256
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,16 @@ class Records:
             return known
         if not self._feeder.ready.is_set():
             return await self._scan(account, invocation_id, call_id)
-        place = await self._view.find(account, invocation_id)
-        if place is None and self._feeder.behind:
+        try:
+            record = await self._found(account, invocation_id)
+        except ViewDamaged:
             return await self._scan(account, invocation_id, call_id)
+        if record is None and self._feeder.behind:
+            return await self._scan(account, invocation_id, call_id)
+        return record or await self._missed(account, invocation_id)
+
+    async def _found(self, account: str, invocation_id: str) -> Record | None:
+        place = await self._view.find(account, invocation_id)
         while place is not None:
             try:
                 return await self._at(account, place)
@@ -85,12 +95,32 @@ class Records:
                 before, place = place, await self._view.find(account, invocation_id)
                 if place == before:
                     break
-        raise NotFound("no such invocation")
+        return None
+
+    async def _missed(self, account: str, invocation_id: str) -> Record:
+        """Return an invocation that was accepted and that the view does not find.
+
+        Raises NotFound if there is none, or if it has to go.
+        """
+        stored = await self._ledger.last(formats.call_subject(account, invocation_id))
+        record = None if stored is None else await self._unexpired(account, stored)
+        if record is None or stored is None:
+            raise NotFound("no such invocation")
+        if stored.sequence > self._view.position:
+            return record
+        try:
+            known = await self._view.knows(stored.sequence)
+        except ViewDamaged:
+            return record
+        if known or await self._ledger.at(stored.sequence) is None:  # it has to go, or went just now
+            raise NotFound("no such invocation")
+        self._feeder.damaged(ViewDamaged("it does not know what was accepted"))
+        return record
 
     async def page(self, account: str, wanted: Filter, *, limit: int, before: str | None = None) -> Page:
         """Return the next records of a list. Raises NoCapacity while the view is being built."""
         await self._current()
-        found = await self._view.page(account, wanted, limit=limit + 1, before=before)
+        found = await self._searched(self._view.page(account, wanted, limit=limit + 1, before=before))
         if len(found) <= limit:
             return Page(found, None)
         return Page(found[:limit], formats.record_of(found[limit - 1]).invocation_id)
@@ -102,13 +132,13 @@ class Records:
     async def count(self, account: str, wanted: Filter) -> int:
         """Return how many records a whole list has."""
         await self._current()
-        return await self._view.count(account, wanted)
+        return await self._searched(self._view.count(account, wanted))
 
     async def dead_letters(self, account: str, topic: str, service: str) -> list[StoredLetter]:
         """Return the dead letters of a function, the latest first, without payloads that are stored apart."""
         await self._current()
         letters: list[StoredLetter] = []
-        for row in await self._view.dead_letters(account, topic, service):
+        for row in await self._searched(self._view.dead_letters(account, topic, service)):
             stored = await self._ledger.at(row.sequence)
             if stored is not None:
                 letter = formats.decode(stored.subject, stored.data)
@@ -116,15 +146,23 @@ class Records:
                     letters.append(StoredLetter(row.sequence, letter))
         return letters
 
+    async def _searched(self, search: Awaitable[T]) -> T:
+        try:
+            return await search
+        except ViewDamaged as error:
+            raise self._building() from error
+
+    def _building(self) -> NoCapacity:
+        done, target = self._feeder.progress or (0, 0)
+        return NoCapacity(
+            f"the list of invocations is being built anew ({done} of {target} messages read)",
+            hint="look-ups by id work meanwhile",
+            retry_after_s=1,
+        )
+
     async def _current(self) -> None:
-        progress = self._feeder.progress
-        if progress is not None:
-            done, target = progress
-            raise NoCapacity(
-                f"the list of invocations is being built anew ({done} of {target} messages read)",
-                hint="look-ups by id work meanwhile",
-                retry_after_s=1,
-            )
+        if self._feeder.progress is not None:
+            raise self._building()
         await self._recorder.flush()
         await self._feeder.caught_up()
 
@@ -141,13 +179,12 @@ class Records:
 
     async def _scan(self, account: str, invocation_id: str, call_id: bytes) -> Record:
         """Find a record without the view: its id tells when it was made, and so about where it is stored."""
-        subject = formats.call_subject(account, invocation_id)
-        stored = await self._ledger.last(subject)
+        stored = await self._ledger.last(formats.call_subject(account, invocation_id))
         if stored is not None:
-            state = formats.decode(subject, stored.data)
-            if isinstance(state, CallState) and (state.expires_ms or self._now_ms() + 1) > self._now_ms():
-                return await full_record(self._ledger, account, state)
-            raise NotFound("no such invocation")
+            record = await self._unexpired(account, stored)
+            if record is None:
+                raise NotFound("no such invocation")
+            return record
         created_ms = created_ms_of(call_id)
         position = await self._ledger.since(created_ms)
         last = self._ledger.last_sequence
@@ -164,6 +201,13 @@ class Records:
                 break
             position = until
         raise NotFound("no such invocation")
+
+    async def _unexpired(self, account: str, stored: Event) -> Record | None:
+        """Return the record of a message of one invocation, None if it has expired."""
+        state = formats.decode(stored.subject, stored.data)
+        if isinstance(state, CallState) and (state.expires_ms or self._now_ms() + 1) > self._now_ms():
+            return await full_record(self._ledger, account, state)
+        return None
 
     def _in_pack(self, account: str, invocation_id: str, event: Event) -> Record | None:
         if event.subject != formats.pack_subject(account) or invocation_id.encode() not in event.data:

@@ -53,6 +53,8 @@ class View:
         self._threads: dict[ViewFile | ViewSearch, ThreadPoolExecutor] = {
             part: ThreadPoolExecutor(1, name) for part, name in parts.items()
         }
+        self.on_damage: Callable[[ViewDamaged], None] = lambda _damage: None
+        """Told when the file turns out to be damaged, whoever used it: it has to be `reset`."""
 
     async def open(self) -> int:
         """Return the sequence up to which all is in: 0 if it had to begin anew, and why is noted."""
@@ -98,6 +100,10 @@ class View:
     async def find(self, account: str, invocation_id: str) -> Place | None:
         """Return where a record is stored, None if it is unknown or has expired."""
         return await self._run(self._lookup, ViewSearch.find, account, invocation_id)
+
+    async def knows(self, sequence: int) -> bool:
+        """Tell whether a message is in, also if it has to go: then nothing of it is found."""
+        return await self._run(self._lookup, ViewSearch.knows, sequence)
 
     async def page(self, account: str, wanted: Filter, *, limit: int, before: str | None) -> list[bytes]:
         """Return Records as JSON, without payload, result and log, newest first, older than id `before`."""
@@ -180,4 +186,7 @@ class View:
         except sqlite3.ProgrammingError:
             raise  # a fault of ours
         except (sqlite3.DatabaseError, OSError) as error:
-            raise fault_of(error) from error
+            fault = fault_of(error)
+            if isinstance(fault, ViewDamaged):
+                self.on_damage(fault)
+            raise fault from error

@@ -158,6 +158,13 @@ class ViewSearch:
         )
         return [DeadRow(*row) for row in json.loads(found)]
 
+    def knows(self, sequence: int) -> bool:
+        """Tell whether a message has been taken in and not been forgotten."""
+        found = self._one(
+            "SELECT EXISTS (SELECT 1 FROM messages WHERE sequence = :sequence)", sequence=sequence
+        )
+        return bool(found)
+
     def last(self, account: str, subject: str) -> int | None:
         """Return the sequence of what counts under a subject, if there is anything."""
         sequence: int | None = self._one(
