@@ -251,3 +251,17 @@ def test_the_exit_code_is_one_if_anything_is_weak_or_not_known(
 
     assert doctor.run(Session(arguments, Screen(json=False, out=out))) == code
     assert out.getvalue().splitlines()[-1] == said
+
+
+def test_where_nothing_can_be_written_it_says_so_and_ends_with_three(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def found(settings: object, tell: object, progress: object) -> None:
+        raise OSError(28, "No space left on device", "/there")
+
+    monkeypatch.setattr("stoker.app.doctor.examination.examine", found)
+    err = io.StringIO()
+    arguments = argparse.Namespace(data=str(tmp_path), isolation=None, config=None)
+
+    assert doctor.run(Session(arguments, Screen(json=False, err=err))) == 3
+    assert err.getvalue() == "stoker: nothing can be tried: /there: No space left on device\n"

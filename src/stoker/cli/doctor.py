@@ -63,6 +63,9 @@ def run(session: Session) -> int:
         return _say(screen, error.message, error.hint, REFUSED)
     except PermissionError as error:
         return _say(screen, f"{error.filename} may not be looked at", "sudo stoker doctor", REFUSED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(screen, f"nothing can be tried: {where}{error.strerror}", None, REFUSED)
     except asyncio.CancelledError:
         return SIGTERM_EXIT
     weaker = [finding for finding in findings if finding.state.value != "ok"]

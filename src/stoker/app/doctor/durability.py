@@ -84,7 +84,10 @@ def disk_writes(folder: Path) -> Finding:
     system = file_system_of(folder.resolve(), Path("/proc/self/mountinfo").read_text())
     kind = system.kind if system else "an unknown file system"
     path, took_s, left = folder / "written", [], 0
-    handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return check.weak(f"{kind} refuses: {error.strerror}")
     try:
         for _ in range(_WRITES):
             os.write(handle, bytes(4096))

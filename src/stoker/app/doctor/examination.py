@@ -29,6 +29,7 @@ from stoker.sandbox.engine import Engine, IsolationUnavailable, Site
 AS_ROOT = "sudo stoker doctor"
 _PLAIN = "serve as root, without --isolation process"
 """What to do about functions that are plain processes."""
+_MEND = "mend that, and try again; if it cannot be mended, report it"
 _GIVE_UP = """
 import sys
 from pathlib import Path
@@ -139,7 +140,12 @@ async def _examine_sandboxes(
     finally:
         await engine.close()
     # the next one clears what a killed supervisor left
-    engine = await open_engine(engine.name, site, notice)
+    try:
+        engine = await open_engine(engine.name, site, notice)
+    except IsolationUnavailable as error:
+        for name in limits.CHECKS:
+            tell(Check(limits.AREA, name, error.hint or isolation.REPORT).untried(error.message))
+        return
     try:
         for name, check in limits.CHECKS.items():
             await _tell_all(tell, limits.AREA, (name,), _one(check(engine, plan, hint)))
@@ -249,9 +255,10 @@ async def _tell_all(tell: Tell, area: str, names: Sequence[str], work: Awaitable
         found = await work
     except NoAnswer as error:
         found = [Check(area, name, isolation.REPORT).untried(error.message) for name in names]
-    except (StokerError, OSError) as error:
-        hint = getattr(error, "hint", None) or isolation.REPORT
-        found = [Check(area, name, hint).untried(str(error)) for name in names]
+    except StokerError as error:
+        found = [Check(area, name, error.hint or _MEND).untried(error.message) for name in names]
+    except OSError as error:
+        found = [Check(area, name, _MEND).untried(error.strerror or str(error)) for name in names]
     except (TypeError, ValueError, KeyError):  # of an answer that is not as it should be
         found = [Check(area, name, isolation.REPORT).untried("the guest gave no answer") for name in names]
     for finding in found:
