@@ -26,7 +26,7 @@ FORMAT = 1
 _OWNER = "stoker.store"
 """The stream's metadata entry that holds the id of the store it belongs to."""
 WAY_OUT = (
-    "Move the data directory aside; then restore it from a backup (stoker restore FILE --data DIR),"
+    "To go on, move the data directory aside; then restore it from a backup (stoker restore FILE --data DIR),"
     " or start empty."
 )
 CHECKS_AT_ONCE = 8
