@@ -13,7 +13,7 @@ import pytest
 
 from stoker.model.errors import StorageFull
 from stoker.model.record import STATUSES, Record, RecordError, Work
-from stoker.records import formats, view_file
+from stoker.records import formats, view_file, view_outgoing
 from stoker.records.formats import CallState, DeadLetter, KeyState, Message, Pack
 from stoker.records.view import Filter, Place, Stored, View, ViewDamaged
 from stoker.records.view_file import RELEASE_MS, TRUNCATE_MS
@@ -874,9 +874,9 @@ async def test_pieces_count_and_go_with_the_message_that_makes_room(view: View, 
 
 
 async def test_more_ended_ones_than_are_looked_at_at_a_time_make_room(view: View, stream: Stream) -> None:
-    await view.ingest([stream.pack(a_record(number)) for number in range(view_file.SHRINK_COUNT + 10)])
+    await view.ingest([stream.pack(a_record(number)) for number in range(view_outgoing.SHRINK_COUNT + 10)])
 
-    assert await view.shrink(0) == view_file.SHRINK_COUNT + 10
+    assert await view.shrink(0) == view_outgoing.SHRINK_COUNT + 10
     assert (await ids(view), await view.bytes_of("default")) == ([], 0)
 
 
@@ -930,10 +930,10 @@ async def test_of_an_account_that_is_no_more_everything_goes(view: View, stream:
 
 
 async def test_a_large_account_that_is_no_more_goes_some_at_a_time(view: View, stream: Stream) -> None:
-    count = view_file.SHRINK_COUNT + 10
+    count = view_outgoing.SHRINK_COUNT + 10
     await view.ingest([stream.pack(a_record(number), account="gone") for number in range(count)])
 
-    assert await view.erase(["gone"]) == view_file.SHRINK_COUNT
+    assert await view.erase(["gone"]) == view_outgoing.SHRINK_COUNT
     assert await view.erase(["gone"]) == 10
     assert await view.erase(["gone"]) == 0
 

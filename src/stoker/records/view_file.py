@@ -1,13 +1,12 @@
-"""The view's file, as its writer sees it: what comes in, and what has to go.
+"""The view's file, as its writer sees it: its opening, its transactions, and what comes in.
 
 All of it is synchronous and belongs to one thread. Statements are few and large, as SQLite works without
 the interpreter's lock; where many rows are answered they come as one JSON text, as each row would take the
-lock once more. Does not know who calls, nor how records are searched.
+lock once more. Does not know who calls, how records are searched, nor how what has to go is found.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from stoker.records.schema import DIGEST, NEVER_MS, PLACES, SCHEMA
+from stoker.records import view_outgoing
+from stoker.records.schema import DIGEST, SCHEMA
 from stoker.records.view_faults import ViewDamaged, fault_of, may_be_the_message
 from stoker.records.view_incoming import Stored, Unreadable, chunks, incoming
 
@@ -25,12 +25,6 @@ RELEASE_MS = 60_000
 """How long pieces are kept that nothing needs as far as the view has read: it may read on."""
 TRUNCATE_MS = 10_000
 """Between two times that the write-ahead log, which may hold what is forgotten, is emptied."""
-SHRINK_COUNT = 256
-_DROP_RECORDS = f"""DELETE FROM records WHERE place IN (
-    SELECT r.place FROM json_each(?) AS s CROSS JOIN records AS r
-    ON r.place BETWEEN s.value * {PLACES} AND s.value * {PLACES} + {PLACES - 1}
-)"""
-
 
 Row = tuple[object, ...]
 """The values of `incoming`."""
@@ -231,35 +225,12 @@ class ViewFile:
         """Return sequences that have to go from the store."""
         self._truncate_at_times()
         with self._transaction() as connection:
-            connection.execute(
-                """UPDATE messages SET expires_ms = 0 WHERE sequence IN (
-                    SELECT sequence FROM messages WHERE expires_ms BETWEEN 1 AND ? LIMIT ?
-                )""",
-                (self._now_ms(), limit),
-            )
-            (found,) = connection.execute(
-                """SELECT json_group_array(sequence) FROM (
-                    SELECT sequence FROM messages AS m WHERE expires_ms = 0 AND (
-                        is_last = 0 OR NOT EXISTS (
-                            SELECT 1 FROM messages AS earlier
-                            WHERE earlier.account = m.account AND earlier.subject = m.subject
-                            AND earlier.sequence < m.sequence
-                        )
-                    ) LIMIT ?
-                )""",
-                (limit,),
-            ).fetchone()
-        sequences: list[int] = json.loads(found)
-        return sequences
+            return view_outgoing.due(connection, self._now_ms(), limit)
 
     def forget(self, sequences: Sequence[int]) -> None:
         """Let go of what stands on messages that are erased."""
-        listed = json.dumps(list(sequences))
         with self._transaction() as connection:
-            connection.execute(_DROP_RECORDS, (listed,))
-            connection.execute(
-                "DELETE FROM messages WHERE sequence IN (SELECT value FROM json_each(?))", (listed,)
-            )
+            view_outgoing.forget(connection, sequences)
         if self._stale_since_ms is None:
             self._stale_since_ms = self._now_ms()
         self._truncate_at_times()
@@ -267,101 +238,20 @@ class ViewFile:
     def shrink(self, bytes_max: int, shares: Mapping[str, int]) -> int:
         """Mark the oldest ended messages of accounts that have more; return how many."""
         with self._transaction() as connection:
-            return sum(
-                self._shrink(connection, account, share)
-                for account, _, share in self._over(connection, bytes_max, shares)
-            )
+            return view_outgoing.shrink(connection, self._now_ms(), bytes_max, shares)
 
     def over(self, bytes_max: int, shares: Mapping[str, int]) -> frozenset[str]:
         """Return the accounts that have more."""
         with self._transaction() as connection:
-            return frozenset(name for _, name, _ in self._over(connection, bytes_max, shares))
-
-    @staticmethod
-    def _over(
-        connection: sqlite3.Connection, bytes_max: int, shares: Mapping[str, int]
-    ) -> list[tuple[int, str, int]]:
-        least = min((bytes_max, *shares.values()))
-        found = connection.execute("SELECT number, name, bytes FROM accounts WHERE bytes > ?", (least,))
-        return [
-            (number, name, share)
-            for number, name, size in found.fetchall()
-            if size > (share := min(bytes_max, shares.get(name, bytes_max)))
-        ]
+            return frozenset(name for _, name, _ in view_outgoing.over(connection, bytes_max, shares))
 
     def erase(self, accounts: Iterable[str]) -> int:
-        """Mark messages of accounts that are no more, whatever they are, some at a time; return how many.
-
-        What is known of an account goes with the last of its messages.
-        """
-        marked = 0
+        """Mark messages of accounts that are no more, some at a time; return how many."""
         with self._transaction() as connection:
-            found = connection.execute(
-                """SELECT number, name, bytes FROM accounts
-                    WHERE name IN (SELECT value FROM json_each(?))""",
-                (json.dumps(list(accounts)),),
-            ).fetchall()
-            nothing_due = not connection.execute(
-                "SELECT EXISTS (SELECT 1 FROM messages WHERE expires_ms = 0)"
-            ).fetchone()[0]
-            for number, name, size in found:
-                if size:
-                    (listed,) = connection.execute(
-                        """SELECT json_group_array(sequence) FROM (
-                            SELECT sequence FROM messages WHERE account = ? AND expires_ms <> 0 LIMIT ?
-                        )""",
-                        (number, SHRINK_COUNT),
-                    ).fetchone()
-                    sequences = json.loads(listed)
-                    self._mark(connection, sequences)
-                    marked += len(sequences)
-                elif nothing_due:
-                    connection.execute("DELETE FROM functions WHERE account = ?", (number,))
-                    connection.execute("DELETE FROM accounts WHERE number = ?", (number,))
-                    self._accounts.pop(name, None)
+            marked, gone = view_outgoing.erase(connection, accounts)
+            for name in gone:
+                self._accounts.pop(name, None)
         return marked
-
-    def _shrink(self, connection: sqlite3.Connection, account: int, bytes_max: int) -> int:
-        now_ms = self._now_ms()
-        connection.execute(
-            "UPDATE messages SET expires_ms = 0 WHERE account = ? AND expires_ms BETWEEN 1 AND ?",
-            (account, now_ms),
-        )
-        after = marked = 0
-        while True:
-            (size,) = connection.execute("SELECT bytes FROM accounts WHERE number = ?", (account,)).fetchone()
-            if size <= bytes_max:
-                return marked
-            (found,) = connection.execute(
-                f"""SELECT json_group_array(json_array(sequence, bytes + coalesce((
-                        SELECT sum(b.bytes) FROM messages AS b WHERE b.account = m.account
-                        AND b.invocation_id = m.invocation_id AND b.noun = 'body' AND b.expires_ms <> 0
-                    ), 0))) FROM (
-                        SELECT * FROM messages WHERE account = ? AND sequence > ?
-                        AND noun IN ('pack', 'call', 'dead') AND expires_ms NOT IN (0, {NEVER_MS})
-                        ORDER BY sequence LIMIT {SHRINK_COUNT}
-                    ) AS m""",
-                (account, after),
-            ).fetchone()
-            oldest: list[int] = []
-            for after, freed in json.loads(found):
-                oldest.append(after)
-                size -= freed
-                if size <= bytes_max:
-                    break
-            if not oldest:
-                return marked
-            self._mark(connection, oldest)
-            marked += len(oldest)
-
-    @staticmethod
-    def _mark(connection: sqlite3.Connection, sequences: Sequence[int]) -> None:
-        """Have messages go. Their records go at once, which have time left and would be found."""
-        listed = json.dumps(sequences)
-        connection.execute(_DROP_RECORDS, (listed,))
-        connection.execute(
-            "UPDATE messages SET expires_ms = 0 WHERE sequence IN (SELECT value FROM json_each(?))", (listed,)
-        )
 
     def _truncate_at_times(self) -> None:
         stale_since_ms = self._stale_since_ms
