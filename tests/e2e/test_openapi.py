@@ -137,7 +137,7 @@ FIRST = (
 )
 LATER = (
     *("listInvocations", "listServices", "listMachines", "createAccount", "listAccounts", "limitAccount"),
-    *("deleteAccount", "listTokens", "deleteSecret", "deleteFunction", "deleteCollection"),
+    *("deleteAccount", "listTokens", "getBackup", "deleteSecret", "deleteFunction", "deleteCollection"),
 )
 
 

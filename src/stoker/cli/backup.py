@@ -153,7 +153,7 @@ def restore(session: Session) -> int:
         )
         screen.line(f"  put it at {place}, or give `stoker serve --secrets-key KEYFILE`")
     screen.line(f"  start it: stoker serve --data {data}")
-    screen.line("  tokens work as before; if the administrator's is lost, --token TOKEN replaces it")
+    screen.line("  tokens work as before; --token TOKEN replaces a lost administrator's token")
     return 0
 
 

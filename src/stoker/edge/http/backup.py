@@ -26,7 +26,7 @@ class BackupRoute:
     def __init__(self, access: Access, take: Take) -> None:
         self._access = access
         self._take = take
-        self._taking = False
+        self._taking: AsyncGenerator[bytes, None] | None = None
 
     def routes(self) -> list[Route]:
         """Return every route."""
@@ -35,10 +35,9 @@ class BackupRoute:
     async def backup(self, request: Request) -> Response:
         """`GET /backup`: the bytes of a backup, one at a time."""
         self._access.allowed(request)
-        if self._taking:
+        if self._taking is not None:
             raise NoCapacity("another backup is being taken", retry_after_s=5)
-        self._taking = True
-        pieces = self._take()
+        pieces = self._taking = self._take()
         try:
             first = await anext(pieces)  # what cannot even begin is an error with a status
         except BaseException:
@@ -47,15 +46,16 @@ class BackupRoute:
         return _Streamed(first, pieces, lambda: self._end(pieces))
 
     async def _end(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        self._taking = False
         await pieces.aclose()
+        if self._taking is pieces:  # else it was told before, and another one has begun
+            self._taking = None
 
 
 class _Streamed(StreamingResponse):
     """An answer of pieces; `end` is awaited once it is over, also if its client left."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes], end: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(_all(first, rest), headers={"Cache-Control": "no-store"}, media_type=MEDIA)
+        super().__init__(_all(first, rest, end), headers={"Cache-Control": "no-store"}, media_type=MEDIA)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +66,10 @@ class _Streamed(StreamingResponse):
             await self._end()
 
 
-async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _all(
+    first: bytes, rest: AsyncIterator[bytes], end: Callable[[], Awaitable[None]]
+) -> AsyncIterator[bytes]:
     yield first
     async for piece in rest:
         yield piece
+    await end()  # before its client can know that it is over, and ask for another one
