@@ -22,7 +22,7 @@ from stoker.model.errors import StokerError
 
 STRETCH_MESSAGES = 256
 HELD_BYTES_MAX = 1024 * 1024
-"""Of messages that are read and not yet passed on; a single one may be larger. Calls wait meanwhile, some ms."""
+"""Of messages that are read and not yet passed on; one alone may be larger. Calls wait meanwhile, some ms."""
 
 Held = Callable[[], AbstractAsyncContextManager[object]]
 
