@@ -127,7 +127,7 @@ async def test_a_request_that_is_cancelled_leaves_nothing_behind(store: Store) -
 
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert not store.connection._waiting
+    assert not store.connection._answers
 
 
 class Forgetful(Connection):

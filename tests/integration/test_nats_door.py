@@ -189,7 +189,7 @@ async def test_a_trusted_client_may_ask_functions_and_discovery(client: TrustedC
 
 async def test_nobody_listens_to_the_inboxes_of_the_server(connection: Connection) -> None:
     assert connection.new_inbox().startswith(f"{INBOX_PREFIX}.")
-    assert connection._inbox.startswith(f"{INBOX_PREFIX}.")
+    assert connection._answers.inbox.startswith(f"{INBOX_PREFIX}.")
     assert not f"{INBOX_PREFIX}.x".startswith("_INBOX.")
 
 

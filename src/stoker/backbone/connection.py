@@ -1,7 +1,7 @@
 """The connection to NATS: requests that are answered, or end in an error within seconds.
 
 Owns the client, its reconnecting for ever and the repetition of a request whose answer was lost. Does not
-know JetStream, nor what the messages mean.
+know JetStream, nor what the messages mean; whose an answer is, `answers` knows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 
 import nats.errors
 import structlog
@@ -18,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from stoker.backbone.answers import Answers
 from stoker.backbone.embedded import EmbeddedServer
 from stoker.backbone.server_config import Credentials
 from stoker.model.errors import TooLarge, Unavailable
@@ -74,9 +74,7 @@ class Connection:
         self._away_ms_max = away_ms_max
         self._attempt_ms_max = attempt_ms_max
         self._client = Client()
-        self._inbox = ""
-        self._waiting: dict[str, asyncio.Future[Msg | None]] = {}
-        self._tokens = count(1)
+        self._answers = Answers()
         self._connected = asyncio.Event()
         self._away_since: float | None = None
         self._redial: asyncio.Task[None] | None = None
@@ -143,7 +141,7 @@ class Connection:
                 await redial
         if not self._client.is_closed:
             await self._client.close()
-        self._lose_waiting()
+        self._answers.lose_all()
         self._connected.set()  # who waits looks again, and finds it closing
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
@@ -175,28 +173,17 @@ class Connection:
         if loop.time() >= deadline:
             raise self.unavailable()
         await self._until_connected(deadline)
-        tokens = [str(next(self._tokens)) for _ in {0, len(messages) - 1}]
-        answers: list[asyncio.Future[Msg | None]] = [loop.create_future() for _ in tokens]
-        self._waiting.update(zip(tokens, answers, strict=True))
-        timer = loop.call_later(
-            min(self._attempt_ms_max / 1000, max(0.0, deadline - loop.time())), _lose, answers
-        )
-        replies = {0: self._inbox + tokens[0], len(messages) - 1: self._inbox + tokens[-1]}
+        wait_s = min(self._attempt_ms_max / 1000, max(0.0, deadline - loop.time()))
+        expected = self._answers.expect(len(messages), wait_s=wait_s)
         try:
             for index, message in enumerate(messages):
                 await self._client.publish(
                     message.subject,
                     message.data,
-                    reply=replies.get(index, ""),
+                    reply=expected.replies.get(index, ""),
                     headers=dict(message.headers) or None,
                 )
-            for answer in answers:
-                received = await answer
-                if received is None or _no_responders(received):
-                    received = None
-                    break
-                if received.data:
-                    break
+            received = await expected.answer()
         except nats.errors.MaxPayloadError:
             largest = max(len(message.data) for message in messages)
             raise TooLarge(f"a message of {largest} bytes is past the limit of NATS") from None
@@ -204,9 +191,7 @@ class Connection:
             _log.debug("nats_send_failed", error=repr(error))
             received = None
         finally:
-            timer.cancel()
-            for token in tokens:
-                self._waiting.pop(token, None)
+            self._answers.forget(expected)
         if received is None and self._client.is_connected:
             await asyncio.sleep(RECONNECT_WAIT_MS / 1000)  # nobody serves the subject yet
         return received
@@ -277,9 +262,9 @@ class Connection:
             reconnected_cb=self._on_reconnected,
             closed_cb=self._on_closed,
         )
-        self._inbox = self._client.new_inbox() + "."
+        inbox = self._answers.inbox = self._client.new_inbox() + "."
         await self._client.subscribe(
-            self._inbox + "*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0
+            inbox + "*", cb=self._answers.take, pending_msgs_limit=0, pending_bytes_limit=0
         )
         for subscribe in self._served:
             await subscribe(self._client)
@@ -301,20 +286,12 @@ class Connection:
             except TimeoutError:
                 raise self.unavailable() from None
 
-    def _lose_waiting(self) -> None:
-        _lose(list(self._waiting.values()))
-
-    async def _on_answer(self, message: Msg) -> None:
-        answer = self._waiting.get(message.subject[len(self._inbox) :])
-        if answer is not None and not answer.done():
-            answer.set_result(message)
-
     async def _on_disconnected(self) -> None:
         # The client lets requests in flight wait out their time; ours are tried again at once.
         self._connected.clear()
         if self._away_since is None:
             self._away_since = asyncio.get_running_loop().time()
-        self._lose_waiting()
+        self._answers.lose_all()
 
     async def _on_reconnected(self) -> None:
         self._away_since = None
@@ -338,16 +315,6 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         if not self._closing:
             _log.debug("nats_client", error=f"{type(error).__name__}: {error}")
-
-
-def _lose(answers: Sequence[asyncio.Future[Msg | None]]) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_result(None)
-
-
-def _no_responders(message: Msg) -> bool:
-    return not message.data and (message.headers or {}).get("Status") == "503"
 
 
 def _without_password(url: str) -> str:
