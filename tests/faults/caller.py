@@ -123,6 +123,20 @@ class Caller:
         assert len(found) == body["results_total"]
         return found
 
+    async def all_at_last(self, name: str, count: int) -> list[dict[str, Any]]:
+        """Return the same once lists are answered again, and tell of so many."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if await self.count(name) >= count:
+                    answer = await self.http.get(
+                        "/compute/invocations", params={"function": f"{COLLECTION}/{name}"}
+                    )
+                    if answer.status_code == 200:
+                        found: list[dict[str, Any]] = answer.json()["body"]["results"]
+                        return found
+                    assert answer.status_code == 503, answer.text
+                await asyncio.sleep(0.02)
+
     async def count(self, name: str, status: str | None = None) -> int:
         """Return how many records a function has; -1 while none can be counted."""
         query = {"function": f"{COLLECTION}/{name}", "limit": "1"}

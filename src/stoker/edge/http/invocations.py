@@ -156,7 +156,9 @@ class InvocationRoutes:
         limit, before = limit_of(request), id_of_cursor(request)
         total = await self._history.count(account, wanted)
         if limit is None and before is None:
-            return StreamingResponse(self._stream(account, wanted, total), media_type="application/json")
+            parts = self._history.all(account, wanted)
+            first = await anext(parts)  # while a refusal can still be answered as one
+            return StreamingResponse(_streamed(first, parts, total), media_type="application/json")
         page = await self._history.page(
             account, wanted, limit=PAGE if limit is None else limit, before=before
         )
@@ -167,15 +169,6 @@ class InvocationRoutes:
         if page.next is not None:
             body["next_cursor"] = id_cursor(page.next)
         return answer({"body": body})
-
-    async def _stream(self, account: str, wanted: Filter, total: int) -> AsyncIterator[bytes]:
-        yield b'{"body":{"results":['
-        comma = b""
-        async for records in self._history.all(account, wanted):
-            if records:
-                yield comma + b",".join(msgspec.json.encode(record_answer(record)) for record in records)
-                comma = b","
-        yield b'],"results_total":%d}}' % total
 
     def _function_of(self, request: Request, principal: Principal) -> str | None:
         """Return the subject that `?function=` means: a subject, also of what is gone, or collection/name."""
@@ -281,6 +274,23 @@ class InvocationRoutes:
             function.account, function.collection_topic, function.service, invocation_of(request)
         )
         return success()
+
+
+async def _streamed(
+    first: list[Record], rest: AsyncIterator[list[Record]], total: int
+) -> AsyncIterator[bytes]:
+    """Yield the answer of a whole list, some records at a time."""
+    yield b'{"body":{"results":[' + _listed(first)
+    comma = b"," if first else b""
+    async for records in rest:
+        if records:
+            yield comma + _listed(records)
+            comma = b","
+    yield b'],"results_total":%d}}' % total
+
+
+def _listed(records: list[Record]) -> bytes:
+    return b",".join(msgspec.json.encode(record_answer(record)) for record in records)
 
 
 def _accepted(invocation_id: str) -> Response:
