@@ -6,9 +6,13 @@ import fcntl
 import json
 import os
 import pty
+import select
 import struct
 import subprocess
 import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ from tests.e2e.conftest import STOKER, Client
 from tests.e2e.test_cli import Typed
 
 SOURCE = "exports.handler = async (event) => event;"
+SHOWN_MAX = 400_000
+"""A hundred screens."""
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 
 
@@ -107,8 +113,10 @@ class Seat:
         )
 
     def until(self, text: str) -> None:
-        """Read until something is shown; the test's own limit of time guards against a hang."""
+        """Read until something is shown."""
         while text not in self.shown:
+            assert select.select([self._ours], [], [], 60)[0], f"nothing new is drawn, and no {text}"
+            assert len(self.shown) < SHOWN_MAX, f"much is drawn, and no {text}"
             self.shown += os.read(self._ours, 65_536).decode(errors="replace")
 
     def press(self, key: str) -> int:
@@ -129,13 +137,33 @@ class Seat:
         os.close(self._ours)
 
 
+@contextmanager
+def calling(client: Client, name: str) -> Iterator[None]:
+    """Call a function again and again, from a thread."""
+    ended = threading.Event()
+
+    def call() -> None:
+        with Client(client.url, client.token, client.collection) as own:
+            while not ended.is_set():
+                own.result(name, 1)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("way", ["q", "SIGTERM"])
 def test_on_a_terminal_it_draws_until_it_is_left_and_gives_the_terminal_back(
-    stoker: Typed, called: str, way: str
+    stoker: Typed, client: Client, called: str, way: str
 ) -> None:
     seat = Seat(stoker)
     try:
-        seat.until(called)
+        with calling(client, "busy"):  # so that it stands at the top, whatever else the server has
+            seat.until(called)
         changed = not seat.restored
         if way == "q":
             code = seat.press("xq")
