@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,14 +180,21 @@ def data() -> Iterator[Path]:
         yield Path(folder) / "data"
 
 
-@pytest.fixture(scope="session")
-def server(isolated: None) -> Iterator[ServerProcess]:
-    """One server for all tests that do not harm it."""
+@contextmanager
+def a_server() -> Iterator[ServerProcess]:
+    """A server from its start to its end."""
     with tempfile.TemporaryDirectory(prefix="stoker-test-") as folder:
         running = ServerProcess(Path(folder) / "data").wait_ready()
         yield running
         code = running.stop()
         assert code == 0, "".join(running.stderr)
+
+
+@pytest.fixture(scope="session")
+def server(isolated: None) -> Iterator[ServerProcess]:
+    """One server for all tests that do not harm it, and that what others did on it does not matter to."""
+    with a_server() as running:
+        yield running
 
 
 @pytest.fixture

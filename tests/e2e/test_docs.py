@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from stoker.app.settings import NAMES
-from stoker.model.errors import StokerError
+from stoker.edge.errors import STATUS_OF_CODE
 from stoker.model.limits import Limits, bounds_of, unit_of
 from stoker.model.outcome import END_REASON_OF_CODE
 from tests.e2e import pages
-from tests.e2e.conftest import READY_S_MAX, ServerProcess
+from tests.e2e.conftest import READY_S_MAX, ServerProcess, a_server
 
 DOCS = pages.DOCS
 PAGES = sorted(page for page in DOCS.glob("*.md") if pages.steps_of(page))
@@ -48,6 +48,13 @@ def home() -> Iterator[Path]:
     """A home directory of nobody else's."""
     with tempfile.TemporaryDirectory(prefix="stoker-docs-") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def server(isolated: None) -> Iterator[ServerProcess]:
+    """A server of these tests' own: the pages of the administrator show all that account `default` has."""
+    with a_server() as running:
+        yield running
 
 
 # -- the commands --------------------------------------------------------------------------------
@@ -223,18 +230,8 @@ def test_the_reference_of_settings_has_every_one() -> None:
 
 def test_the_reference_of_the_api_has_every_code() -> None:
     text = (DOCS / "api.md").read_text()
-    codes = {
-        code for error in errors_of(StokerError) for code in [error.code] if not code.startswith("start.")
-    }
-
-    for code in codes | END_REASON_OF_CODE.keys():
+    for code in STATUS_OF_CODE.keys() | END_REASON_OF_CODE.keys():
         assert f"`{code}`" in text or code.startswith("quota."), code
-
-
-def errors_of(kind: type[StokerError]) -> Iterator[type[StokerError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from errors_of(child)
 
 
 # -- the unit ------------------------------------------------------------------------------------

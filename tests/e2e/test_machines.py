@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stoker.model.limits import MIB
-from tests.e2e.conftest import Client, ServerProcess
+from tests.e2e.conftest import Client, ServerProcess, a_server
 from tests.e2e.processes import wait_until
+
+
+@pytest.fixture(scope="module")
+def server(isolated: None) -> Iterator[ServerProcess]:
+    """A server of these tests' own: there is room on it for one more instance."""
+    with a_server() as running:
+        yield running
+
 
 WORK = {
     "nodejs": """

@@ -14,7 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import Expr
 
-from tests.e2e.conftest import Client, ServerProcess
+from tests.e2e.conftest import Client, ServerProcess, a_server
 from tests.e2e.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,13 @@ def handler(event):
     time.sleep(event or 0)
     return event
 """
+
+
+@pytest.fixture(scope="module")
+def server(isolated: None) -> Iterator[ServerProcess]:
+    """A server of these tests' own: only the busiest hundred functions are counted by name."""
+    with a_server() as running:
+        yield running
 
 
 def read(client: Client) -> dict[str, Metric]:
