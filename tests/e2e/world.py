@@ -210,6 +210,7 @@ def serve_http(
     server.socket = listening if tls is None else tls.wrap_socket(listening, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
+    undo.callback(server.server_close)
     undo.callback(thread.join)
     undo.callback(server.shutdown)
 
@@ -233,10 +234,12 @@ def _serve_names(world: World, undo: ExitStack) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
 
+    def end() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ending:
+            ending.sendto(b"", (GATEWAY, 53))
+
     def stop() -> None:
-        within(
-            world.outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"", (GATEWAY, 53))
-        )
+        within(world.outside, end)
         thread.join()
 
     undo.callback(stop)
