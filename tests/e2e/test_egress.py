@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import importlib.util
+import io
 import json
 import os
 import signal
 import ssl
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -328,6 +332,43 @@ def test_tls_is_passed_through_unopened(client: Client, certificate: str, runtim
 
     assert text == f"this is {w.PUBLIC}"
     assert seen == certificate
+
+
+LIBRARIES = """
+import asyncio, json, urllib.request
+import httpx, requests
+def handler(event):
+    url = event['url']
+    async def asynchronous():
+        async with httpx.AsyncClient() as client:
+            return (await client.get(url)).text
+    return [requests.get(url, timeout=20).text, httpx.get(url).text, asyncio.run(asynchronous())]
+"""
+PACKAGES = (
+    *("requests", "urllib3", "idna", "certifi", "charset_normalizer"),
+    *("httpx", "httpcore", "h11", "anyio", "sniffio", "typing_extensions"),
+)
+
+
+def test_the_usual_libraries_of_python_work_unchanged(client: Client) -> None:
+    with io.BytesIO() as packed:
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in PACKAGES:
+                found = importlib.util.find_spec(name)
+                if found is None or found.origin is None:
+                    continue
+                origin = Path(found.origin)
+                root = origin.parent if found.submodule_search_locations else origin
+                for file in [root] if root.is_file() else root.rglob("*"):
+                    if file.is_file() and "__pycache__" not in file.parts:
+                        archive.write(file, str(file.relative_to(root.parent)))
+            archive.writestr("main.py", LIBRARIES)
+        item = {"asset_name": "code.zip", "asset_type": "archive"}
+        item["asset_value"] = base64.b64encode(packed.getvalue()).decode()
+    created = client.create("libraries", {}, runtime="python", assets=[item], timeout=60_000)
+    assert created.status_code == 201, created.text
+
+    assert client.result("libraries", {"url": "http://public.test/"}) == [f"this is {w.PUBLIC}"] * 3
 
 
 HTTP_MODULE = """

@@ -160,9 +160,8 @@ def make_world(folder: Path) -> Iterator[World]:
         _serve_names(world, undo)
         kernel.setns(host, kernel.CLONE_NEWNET)
         undo.callback(kernel.setns, before, kernel.CLONE_NEWNET)
+        undo.callback(lambda: [sock.close() for sock in world.listening if sock.fileno() >= 0])
         yield world
-        for sock in world.listening:
-            sock.close()
 
 
 def _serve_http(world: World, listening: socket.socket, address: str, undo: ExitStack) -> None:
@@ -180,6 +179,13 @@ def serve_http(
 
     class Answers(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = 20
+
+        def setup(self) -> None:
+            if tls is not None:  # in the connection's own thread: whoever says nothing holds nobody up
+                self.request.settimeout(self.timeout)
+                self.request = tls.wrap_socket(self.request, server_side=True)
+            super().setup()
 
         def do_GET(self) -> None:
             world.requests.append((address, self.requestline, self.headers["Host"]))
@@ -198,6 +204,10 @@ def serve_http(
 
         do_POST = do_GET
 
+        def finish(self) -> None:
+            super().finish()
+            self.request.close()
+
         def log_message(self, *_: Any) -> None:
             return
 
@@ -207,7 +217,7 @@ def serve_http(
 
     server = Server((address, 0), Answers, bind_and_activate=False)
     server.socket.close()
-    server.socket = listening if tls is None else tls.wrap_socket(listening, server_side=True)
+    server.socket = listening
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     undo.callback(server.server_close)
@@ -229,7 +239,11 @@ def _serve_names(world: World, undo: ExitStack) -> None:
             if not packet:
                 asked.close()
                 return
-            asked.sendto(_answer(world, packet), whence)
+            try:
+                answer = _answer(world, packet)
+            except (IndexError, ValueError, struct.error):
+                continue  # no question of a resolver
+            asked.sendto(answer, whence)
 
     thread = threading.Thread(target=serve)
     thread.start()
