@@ -160,8 +160,13 @@ def make_world(folder: Path) -> Iterator[World]:
         _serve_names(world, undo)
         kernel.setns(host, kernel.CLONE_NEWNET)
         undo.callback(kernel.setns, before, kernel.CLONE_NEWNET)
-        undo.callback(lambda: [sock.close() for sock in world.listening if sock.fileno() >= 0])
+        undo.callback(_close_all, world.listening)
         yield world
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 def _serve_http(world: World, listening: socket.socket, address: str, undo: ExitStack) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import string
+from typing import get_args
 
 import pytest
 from hypothesis import example, given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from stoker.edge.http import bodies
 from stoker.model.egress import Rule, authority_of, host_of, is_address, parse_rule, port_of, rule_for
 
-PATTERN = re.compile(str(bodies.EgressRule.__metadata__[0].extra_json_schema["pattern"]))
+PATTERN = re.compile(get_args(bodies.EgressRule)[1].extra_json_schema["pattern"])
 LABELS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,20}", fullmatch=True)
 NAMES = st.builds(
     lambda labels, last: ".".join([*labels, last]),

@@ -181,7 +181,7 @@ class Instance:
             self._output.note(line)
         else:
             for call_id in list(self.running):
-                self._printed(call_id, line)
+                self._printed.line(call_id, line)
 
     def kill(self, failure: Failure | None = None) -> None:
         """End it now. Calls in flight end with `failure`, or as lost."""
