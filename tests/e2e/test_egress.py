@@ -478,3 +478,41 @@ def test_a_connection_ends_with_its_instance(client: Client, outside: ServerProc
         pass
     finally:
         accepted.close()
+
+
+def test_the_operator_opens_a_private_range_and_nothing_else(world: World, data: Path) -> None:
+    options = (
+        "--egress",
+        "none",
+        "--egress-allow-range",
+        "10.0.0.0/8",
+        "--egress-allow-range",
+        "169.254.0.0/16",
+    )
+    server = ServerProcess(data, *options, under=world.prefix).wait_ready()
+    try:
+        with server.client() as client:
+            name = fetches(client, "python", "private")
+
+            assert fetched(client, name, "http://private.test/")[:2] == (200, f"this is {w.PRIVATE}")
+            assert "--egress none" in fetched(client, name, "http://public.test/")[2]
+            assert "link-local" in fetched(client, name, "http://metadata.test/")[2]
+            assert "private" in fetched(client, name, f"http://{w.SHARED}/")[2]
+            assert "an address of this machine" in fetched(client, name, f"http://{w.HOST}/")[2]
+    finally:
+        assert server.stop() == 0, "".join(server.stderr)
+
+
+def test_an_operator_may_let_nothing_out(world: World, data: Path) -> None:
+    server = ServerProcess(data, "--egress", "none", under=world.prefix).wait_ready()
+    world.queries.clear()
+    try:
+        with server.client() as client:
+            name = fetches(client, "nodejs", "none", egress=["*:80"])
+            status, _, log = fetched(client, name, "http://public.test/")
+    finally:
+        assert server.stop() == 0, "".join(server.stderr)
+
+    assert status != 200
+    assert "the operator lets nothing out (--egress none)" in log
+    assert not world.queries

@@ -227,10 +227,15 @@ class Broker:
     def opened(self, port: Port, tunnel: Tunnel) -> None:
         """A function has connected."""
         assert port.account is not None
+        account = self._accounts[port.account]
         port.tunnels.add(tunnel)
+        account.tunnels += 1
         self._tunnels += 1
-        self._accounts[port.account].tunnels += 1
-        if self._tunnels > self._tunnels_max or len(port.tunnels) > 2 * self._bounds.connections_max:
+        if (
+            self._tunnels > self._tunnels_max
+            or len(port.tunnels) > 2 * self._bounds.connections_max
+            or account.tunnels > 2 * self._bounds.account_connections_max
+        ):
             tunnel.abort()  # no room even for words
 
     def closed(self, port: Port, tunnel: Tunnel) -> None:
