@@ -103,10 +103,12 @@ class Client:
 class ServerProcess:
     """`stoker serve` on a data directory, until it is stopped."""
 
-    def __init__(self, data: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *options: str, env: dict[str, str] | None = None, under: tuple[str, ...] = ()
+    ) -> None:
         self.data = data
         self.process = subprocess.Popen(
-            [str(STOKER), "serve", "--listen", "127.0.0.1:0", "--data", str(data), *options],
+            [*under, str(STOKER), "serve", "--listen", "127.0.0.1:0", "--data", str(data), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**{k: v for k, v in os.environ.items() if not k.startswith("STOKER_")}, **(env or {})},

@@ -34,7 +34,7 @@ def owner_of(server: ServerProcess) -> str:
 
 
 def supervisors_of(server: ServerProcess) -> list[int]:
-    """Return the two processes of the supervisor."""
+    """Return the two processes of the supervisor, and the egress broker that it has forked."""
     return [
         pid
         for pid in descendants(server.process.pid)
@@ -873,7 +873,7 @@ def _kept(server: ServerProcess) -> dict[str, int]:
     zombies = [pid for pid in pids if ") Z " in Path(f"/proc/{pid}/stat").read_text()]
     counted = {"zombies": len(zombies), "processes": len(pids), "groups": len(sandbox_groups(server))}
     for role, pid in zip(
-        ("gateway", "outer", "init"), (server.process.pid, *supervisors_of(server)), strict=True
+        ("gateway", "outer", "init", "broker"), (server.process.pid, *supervisors_of(server)), strict=True
     ):
         counted[f"descriptors of {role}"] = len(os.listdir(f"/proc/{pid}/fd"))
         counted[f"mounts of {role}"] = len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())

@@ -100,3 +100,25 @@ async def test_shared_calls_have_their_logs_apart_and_what_nobody_claims_goes_to
 
         assert (bench.outcome(first).log, bench.outcome(first).log_bytes) == (b"onechild", 9)
         assert (bench.outcome(second).log, bench.outcome(second).log_bytes) == (b"two, and", 17)
+
+
+@in_fake_time
+async def test_a_line_of_the_platforms_is_in_the_log_of_every_call_that_runs() -> None:
+    async with PoolBench(hold) as bench:
+        function = a_function(per_instance=2, max_instances=1)
+        first, second = bench.submit(function), bench.submit(function)
+        await settled()
+        (sandbox,) = bench.serving
+
+        sandbox.refused("refused to connect")
+        for call in list(sandbox.calls):
+            sandbox.answer(call, b"1")
+        await settled()
+        third = bench.submit(function)
+        await settled()
+        sandbox.answer(sandbox.calls[-1], b"1")
+        await settled()
+
+        assert bench.outcome(first).log == b"stoker: refused to connect\n"
+        assert bench.outcome(second).log == b"stoker: refused to connect\n"
+        assert bench.outcome(third).log == b""

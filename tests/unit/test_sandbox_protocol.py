@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.egress.protocol import Bounds
 from stoker.sandbox.protocol import (
     Assign,
     Boot,
     Booted,
+    Brokered,
     Count,
     Counted,
     Done,
@@ -58,6 +60,7 @@ REPORTS: list[Report] = [
     Counted(6, {}),
     Ended(SANDBOX, None, 9, True, True, False, 1 << 20),
     Ended(SANDBOX, 0, None, False, False, False, 0),
+    Brokered(),
     Note("sandbox.leftover", "busy"),
 ]
 PLAN = PlanSetup(("/a", "/b"), ("/bin/sh", "-c", "x"), (("PATH", "/usr/bin"), ("EMPTY", "")), 4)
@@ -65,7 +68,8 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-SETUP = Setup("crun", "/usr/bin/crun", "0123456789ab", "/data/code", 1 << 26, {"python": PLAN})
+BOUNDS = Bounds(True, ("10.0.0.0/8", "fd00::/8"), 256, 1024, 1 << 30, 300_000, 10_000)
+SETUP = Setup("crun", "/usr/bin/crun", "0123456789ab", "/data/code", 1 << 26, {"python": PLAN}, BOUNDS)
 
 
 @pytest.mark.parametrize("message", REQUESTS, ids=repr)

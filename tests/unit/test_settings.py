@@ -60,7 +60,7 @@ def test_every_setting_can_come_from_each_of_the_three(tmp_path: Path) -> None:
         "jwt_algorithm": "ES256",
         "pool": "0,7",
         "egress": "none",
-        "egress_allow_range": "10.0.0.0/8,fd00::/8",
+        "egress_allow_range": "10.0.0.0/8, FD00:0::/8",
     }
     lines = "".join(f'{key.replace("_", "-")} = "{value}"\n' for key, value in values.items())
     file = write(tmp_path / "s.toml", lines)

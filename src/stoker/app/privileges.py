@@ -24,8 +24,6 @@ from stoker.sandbox import kernel
 UID_MIN, UID_MAX = 61_184, 65_519
 """What systemd leaves to services without an entry in /etc/passwd (its *dynamic users*)."""
 
-_PR_CAPBSET_DROP = 24
-_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _COVER_MODE = 0o711
@@ -200,11 +198,9 @@ def _show(path: Path, link: str | None, source: int | None) -> None:
 
 def _become(identity: Identity) -> None:
     """Become the identity, without capabilities and for good."""
-    with open("/proc/sys/kernel/cap_last_cap") as last:
-        for capability in range(int(last.read()) + 1):
-            _prctl(_PR_CAPBSET_DROP, capability)
+    kernel.drop_bounding_set()
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    kernel.no_new_privileges()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold what functions were given
     os.chdir("/")  # a working directory beneath a cover would be a way around it
     os.setresgid(identity.gid, identity.gid, identity.gid)

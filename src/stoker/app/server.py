@@ -69,6 +69,7 @@ from stoker.edge.mcp.toolbox import Toolbox
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Services
+from stoker.model.egress import EgressPolicy
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
@@ -131,7 +132,8 @@ class Server:
         code_root = settings.data / "code"
         folders = CodeCache(code_root, limits=settings.limits)
         folders.clear()
-        site = Site(settings.data, code_root, plans, settings.limits)
+        policy = EgressPolicy(settings.egress == "public", settings.egress_allow_range)
+        site = Site(settings.data, code_root, plans, settings.limits, policy)
         engine = self._engine = await open_engine(settings.isolation, site, self._notice)
         self._undo.append(engine.close)
         given_seal = None if settings.secrets_key is None else seal_of(settings.secrets_key)  # while we may

@@ -236,9 +236,7 @@ def _ranges(chosen: tuple[str, Any] | None) -> tuple[str, ...]:
         return ()
     value = chosen[1]
     texts = value if isinstance(value, list) else _text(*chosen).split(",")
-    for text in texts:
-        try:
-            ipaddress.ip_network(str(text).strip(), strict=True)
-        except ValueError as error:
-            raise WrongSetting(f"{chosen[0]}: {error}") from None
-    return tuple(str(text).strip() for text in texts)
+    try:
+        return tuple(str(ipaddress.ip_network(str(text).strip(), strict=True)) for text in texts)
+    except ValueError as error:
+        raise WrongSetting(f"{chosen[0]}: {error}") from None

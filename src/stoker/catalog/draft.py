@@ -6,7 +6,6 @@ know JSON bodies nor what exists already.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from stoker.model.egress import parse_rule
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import RUNTIMES
 from stoker.model.limits import MIB, Limits
@@ -21,11 +21,6 @@ from stoker.model.limits import MIB, Limits
 SIZES_MB = {"small": 256, "medium": 512, "large": 1024, "xlarge": 2048}
 _SIZE = re.compile(r"([0-9]{1,5}) ?(mb|gb)\Z", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
-_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
-_EGRESS = re.compile(
-    # No label may hold a dot and none may be empty, so there is one way to read a host: linear time.
-    rf"(?:\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{{1,5}})\Z"
-)
 _CPU_MILLIS = ((128, 125), (256, 140), (512, 200), (1024, 250), (2048, 400), (4096, 700))
 """Thousandths of a core by memory in MB, as the contract lists them; linear in between."""
 
@@ -202,24 +197,17 @@ def _check_network(network: dict[str, Any], limits: Limits, field: str) -> None:
     field += "/egress"
     if not isinstance(egress, list):
         raise InvalidRequest("egress is a list of HOST:PORT", field=field)
+    if len(egress) > limits.egress_rules_max:
+        raise InvalidRequest(f"a function has at most {limits.egress_rules_max} rules", field=field)
     for index, rule in enumerate(egress):
-        match = _EGRESS.match(rule) if isinstance(rule, str) and len(rule) <= 300 else None
-        if match is None or not 1 <= int(match["port"]) <= 65535 or not _is_ipv6(match["ipv6"]):
+        try:
+            parse_rule(rule if isinstance(rule, str) else "")
+        except ValueError:
             raise InvalidRequest(
                 "an egress rule is HOST:PORT",
                 field=f"{field}/{index}",
-                hint="api.example.com:443, *.example.org:443 or *:443",
-            )
-
-
-def _is_ipv6(text: str | None) -> bool:
-    if text is None:
-        return True  # the host is written another way
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
+                hint="api.example.com:443, *.example.org:443 or *:443; an IPv6 address in brackets",
+            ) from None
 
 
 def check_code(given: CodeChanges, limits: Limits, pointer: str, runtime: str) -> None:

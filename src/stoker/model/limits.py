@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
+from stoker.model.egress import RULES_MAX
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -101,6 +103,18 @@ class Limits:
     """How long `?wait=` may wait for the end of an invocation."""
     followers_max: int = 64
     """Live tails of logs at once."""
+    egress_rules_max: int = 100
+    """Rules of `network.egress` of one function."""
+    egress_connections_max: int = 256
+    """Connections to the outside that one instance has at once."""
+    egress_account_connections_max: int = 1_024
+    """Connections to the outside that all instances of an account have at once."""
+    egress_bytes_max: int = 1 * GIB
+    """What passes through one connection to the outside, both ways together."""
+    egress_idle_ms_max: int = 5 * MINUTE_MS
+    """A connection to the outside in which nothing passes for so long is cut."""
+    egress_connect_ms_max: int = 10_000
+    """Looking a name up and connecting to it."""
 
 
 TTL_MS_DEFAULT = 7 * DAY_MS
@@ -125,6 +139,7 @@ _BOUNDS = MappingProxyType(
         "env_bytes_max": (1, 1 * MIB),
         "secrets_max": (1, 1_000),
         "secret_bytes_max": (1, 1 * MIB),
+        "egress_rules_max": (1, RULES_MAX),
         "schema_depth_max": (1, 250),  # the depth of any JSON that is taken
     }
 )

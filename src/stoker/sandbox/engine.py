@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from stoker.model.egress import EgressPolicy
 from stoker.model.errors import PlatformError, StokerError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.model.limits import Limits
@@ -41,6 +42,7 @@ class Site:
     plans: tuple[LaunchPlan, ...]
     """All that can ever be booted; one a runtime."""
     limits: Limits
+    egress: EgressPolicy = field(default_factory=EgressPolicy)
 
 
 class Sandbox(Protocol):
@@ -60,11 +62,20 @@ class Sandbox(Protocol):
     code_root: str
     """Where the program finds its code, once assigned: `/code`, or a path of the host without isolation."""
 
+    environment: Mapping[str, str]
+    """Variables that tell the program of its way out; they come before those of the function."""
+
     async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
         """Give it to a function, once: its code appears at `code_root` and the limits are in force.
 
         The program has to chdir there again, as the code hides the empty folder it was started in. Raises
         PlatformError, SandboxGone if it has ended; either way it is of no more use and is being killed.
+        """
+
+    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+        """Let it reach what the rules allow, once, for that account; before, it reaches nothing.
+
+        `refused` is told, as a line for the log of the call that runs, what was not let through.
         """
 
     def kill(self) -> None:

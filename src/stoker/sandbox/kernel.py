@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not offer: unshare, mount, umount2, two of prctl, a look behind a pidfd.
+"""System calls that Python 3.11 does not offer: of namespaces, mounts and prctl; and what a pidfd tells.
 
 Owns their constants and turns a refusal into OSError. Knows nothing of sandboxes. Imported by the
 supervisor, so it needs the standard library only.
@@ -11,6 +11,7 @@ import os
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -26,6 +27,8 @@ MNT_DETACH = 0x2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -37,12 +40,19 @@ _libc.mount.argtypes = (
 )
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.unshare.argtypes = (ctypes.c_int,)
+_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces named by `flags` (CLONE_*) for new ones; OSError if it is refused."""
     _checked(_libc.unshare(flags), "unshare")
+
+
+def setns(handle: int, kind: int) -> None:
+    """Enter the namespace of one kind (CLONE_*) that a pidfd's process is in, or that an open file of
+    /proc/PID/ns is; OSError if it is refused."""
+    _checked(_libc.setns(handle, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -71,6 +81,18 @@ def die_with_parent(signal_number: int) -> None:
 def hide_memory() -> None:
     """Make this process's memory and /proc files unreadable to others of its uid; no core dumps."""
     _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl DUMPABLE")
+
+
+def no_new_privileges() -> None:
+    """Have no exec from here on give any privilege."""
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl NO_NEW_PRIVS")
+
+
+def drop_bounding_set() -> None:
+    """Give up for good every capability that an exec could give back."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as last:
+        for capability in range(int(last.read()) + 1):
+            _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl CAPBSET_DROP")
 
 
 def pid_behind(pidfd: int) -> int | None:

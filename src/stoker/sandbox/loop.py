@@ -49,6 +49,11 @@ class Loop:
         """Stop watching a descriptor, before it is closed."""
         self._selector.unregister(descriptor)
 
+    def forget_if_watched(self, descriptor: int) -> None:
+        """Stop watching a descriptor that may not be watched."""
+        if descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
+
     def after(self, delay_s: float, action: Action) -> None:
         """Call back once, later."""
         self._timer_count += 1

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class ProcessSandbox:
         self.wire = wire
         self.output = output
         self.code_root = str(home / "code")
+        self.environment: Mapping[str, str] = {}
         self._home = home
         self._process = process
         self._watchdog = watchdog
@@ -73,6 +75,9 @@ class ProcessSandbox:
                 remove_folder(self._home)
         if self._exit.done():
             raise SandboxGone("The process ended before it was given to the function.")
+
+    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+        """Nothing: it has the network of this machine."""
 
     def kill(self) -> None:
         """Kill the process group."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stoker.egress.protocol import Bounds
+
 PACKET_BYTES_MAX = 180 * 1024
 """Below Linux's default send buffer, so that one packet always fits."""
 MEMORY_BYTES_MAX = 1 << 50
@@ -49,6 +51,7 @@ class Setup:
     """Folder of the code folders."""
     tmp_bytes_max: int
     plans: dict[str, PlanSetup]
+    egress: Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Brokered:
+    """With one descriptor: a socket to an egress broker that has been started, and knows nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the operator's log."""
 
@@ -179,7 +187,7 @@ class Note:
 
 
 Request = Boot | Assign | Usage | Count | Hurry | Kill
-Report = Ready | Refused | Booted | Done | Failed | Used | Counted | Ended | Note
+Report = Ready | Refused | Booted | Done | Failed | Used | Counted | Ended | Brokered | Note
 Check = Callable[[Any], bool]
 
 
@@ -261,11 +269,13 @@ _REPORTS: dict[str, tuple[type, dict[str, Check]]] = {
             "memory_peak_bytes": _BYTES,
         },
     ),
+    "Brokered": (Brokered, {}),
     "Note": (Note, {"event": _text(r"[a-z_.]{1,64}"), "detail": _PROSE}),
 }
 _PATH = _text(r"/[^\0]{0,4095}")
 _ARGUMENT = _text(r"[^\0]*")
 _VARIABLE = _text(r"[^\0=]+")
+_RANGE = _text(r"[0-9a-f.:]{1,64}/[0-9]{1,3}")
 _SETUP: dict[str, Check] = {
     "runtime": _text(r"crun|runc|runsc"),
     "binary": _PATH,
@@ -273,6 +283,16 @@ _SETUP: dict[str, Check] = {
     "code_root": _PATH,
     "tmp_bytes_max": _number(4096, MEMORY_BYTES_MAX),
     "plans": lambda value: type(value) is dict and all(_PLAN(name) for name in value),
+    "egress": lambda value: type(value) is dict,
+}
+_BOUNDS: dict[str, Check] = {
+    "public": _flag,
+    "ranges": lambda value: type(value) is list and all(_RANGE(one) for one in value),
+    "connections_max": _number(1, COUNT_MAX),
+    "account_connections_max": _number(1, COUNT_MAX),
+    "bytes_max": _number(1, COUNT_MAX),
+    "idle_ms_max": _number(1, COUNT_MAX),
+    "connect_ms_max": _number(1, COUNT_MAX),
 }
 
 
@@ -305,7 +325,10 @@ def setup(packet: bytes) -> Setup:
         raise Malformed("the first packet is not a setup")
     _check(fields, _SETUP)
     plans = {name: _plan(name, value) for name, value in fields.pop("plans").items()}
-    return Setup(**fields, plans=plans)
+    bounds = fields.pop("egress")
+    _check(bounds, _BOUNDS)
+    egress = Bounds(**{**bounds, "ranges": tuple(bounds["ranges"])})
+    return Setup(**fields, plans=plans, egress=egress)
 
 
 def _plan(name: str, value: Any) -> PlanSetup:

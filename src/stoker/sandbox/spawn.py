@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stoker.egress.protocol import Bounds
 from stoker.sandbox.engine import Notice, Site
 from stoker.sandbox.protocol import PlanSetup, Setup
 from stoker.sandbox.supervised import SupervisedEngine
@@ -66,7 +67,27 @@ def setup_of(name: str, binary: str, site: Site) -> Setup:
     }
     code_root = str(site.code_root.resolve())
     return Setup(
-        name, os.path.realpath(binary), owner_of(site.data), code_root, site.limits.tmp_bytes_max, plans
+        name,
+        os.path.realpath(binary),
+        owner_of(site.data),
+        code_root,
+        site.limits.tmp_bytes_max,
+        plans,
+        bounds_of(site),
+    )
+
+
+def bounds_of(site: Site) -> Bounds:
+    """Return what the egress broker is held to."""
+    limits = site.limits
+    return Bounds(
+        public=site.egress.public,
+        ranges=site.egress.ranges,
+        connections_max=limits.egress_connections_max,
+        account_connections_max=limits.egress_account_connections_max,
+        bytes_max=limits.egress_bytes_max,
+        idle_ms_max=limits.egress_idle_ms_max,
+        connect_ms_max=limits.egress_connect_ms_max,
     )
 
 

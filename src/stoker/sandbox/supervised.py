@@ -13,17 +13,20 @@ import os
 import socket
 import subprocess
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
-from stoker.sandbox import bundle, kernel
+from stoker.sandbox import bundle, egress_port, kernel
+from stoker.sandbox.egress_link import EgressLink
 from stoker.sandbox.engine import IsolationUnavailable, Notice, Sandbox, SandboxGone, Site
 from stoker.sandbox.protocol import (
     PACKET_BYTES_MAX,
     Assign,
     Boot,
     Booted,
+    Brokered,
     Count,
     Counted,
     Ended,
@@ -55,6 +58,7 @@ class SupervisedSandbox:
     """`Sandbox` of an OCI runtime."""
 
     code_root = bundle.CODE
+    environment: Mapping[str, str] = egress_port.ENVIRONMENT
 
     def __init__(
         self,
@@ -97,6 +101,11 @@ class SupervisedSandbox:
             if self._exit.done():
                 raise SandboxGone("The sandbox ended before it was given to the function.") from refusal
             raise PlatformError("The sandbox could not be given to the function.") from refusal
+
+    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+        """Tell the egress broker."""
+        if not self._exit.done():
+            self._engine.egress.serve(self.id, account, rules, refused)
 
     def kill(self) -> None:
         """Ask the supervisor to kill it."""
@@ -168,6 +177,7 @@ class SupervisedEngine:
         self._tag = 0
         self._asked: dict[int, asyncio.Future[Report | Sandbox]] = {}
         self._sandboxes: dict[str, SupervisedSandbox] = {}
+        self.egress = EgressLink(self.loop)
         self._unsent: deque[bytes] = deque()
         self._ready: asyncio.Future[None] = self.loop.create_future()
         self._ended: asyncio.Future[None] = self.loop.create_future()
@@ -294,6 +304,9 @@ class SupervisedEngine:
             self._booted(said, handles)
         elif isinstance(said, Ended):
             self._sandbox_ended(said)
+        elif isinstance(said, Brokered):
+            if len(handles) == 1:
+                self.egress.attach(handles[0])
         elif isinstance(said, Note):
             self._notice(said.event, {"detail": said.detail})
         elif isinstance(said, Ready):
@@ -346,6 +359,7 @@ class SupervisedEngine:
     def _sandbox_ended(self, said: Ended) -> None:
         sandbox = self._sandboxes.pop(said.sandbox, None)
         if sandbox is not None:
+            self.egress.forget(said.sandbox)
             sandbox.settle(
                 Exit(
                     code=said.code,
@@ -365,6 +379,7 @@ class SupervisedEngine:
         self.loop.remove_reader(self._control.fileno())
         self.loop.remove_writer(self._control.fileno())
         self._control.close()
+        self.egress.close()
         if not self._ready.done():
             self._ready.set_exception(IsolationUnavailable(f"{self.name} cannot make sandboxes here."))
         self._ready.exception()

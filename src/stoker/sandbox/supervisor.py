@@ -17,6 +17,7 @@ import time
 from stoker.sandbox import bundle, copier
 from stoker.sandbox.cell import Cell, State
 from stoker.sandbox.cgroups import SHARES_PER_CORE, SPARE_SHARES, Cgroups
+from stoker.sandbox.egress_port import EgressPorts
 from stoker.sandbox.exits import exit_of
 from stoker.sandbox.layers import Folders
 from stoker.sandbox.loop import Loop
@@ -26,6 +27,7 @@ from stoker.sandbox.protocol import (
     Assign,
     Boot,
     Booted,
+    Brokered,
     Count,
     Counted,
     Done,
@@ -78,6 +80,7 @@ class Supervisor:
         self._runtime = runtime
         self._post = Post(control)
         self._loop = Loop()
+        self._egress = EgressPorts(setup.egress, self._loop, self._broker_started, self._broker_ended)
         self._cells: dict[str, Cell] = {}
         self._starting = 0
         self._slots = list(range(SLOTS))
@@ -89,6 +92,7 @@ class Supervisor:
         self._loop.watch(self._control.fileno(), self._hear)
         self._loop.watch(self._gateway, self._gateway_ended)
         try:
+            self._egress.start()
             self._say(Ready())
             while True:
                 self._loop.turn()
@@ -97,6 +101,12 @@ class Supervisor:
 
     def _gateway_ended(self) -> None:
         raise Gone
+
+    def _broker_started(self, gateway: int) -> None:
+        self._say(Brokered(), (gateway,))
+
+    def _broker_ended(self, status: int) -> None:
+        self._say(Note("sandbox.egress_broker_ended", f"status {os.waitstatus_to_exitcode(status)}"))
 
     def _hear(self) -> None:
         while (packet := self._post.receive()) is not None:
@@ -187,6 +197,7 @@ class Supervisor:
             if not self._starting:
                 self._loop.drop_strays()
         cell.enter(State.LIVE)
+        self._open_egress(cell)
         handles = (cell.launch.wire, cell.launch.output, memory)
         self._say(
             Booted(cell.boot.tag, cell.id), handles if cell.pidfd is None else (*handles, os.dup(cell.pidfd))
@@ -204,6 +215,14 @@ class Supervisor:
         else:
             cell.enter(State.LIVE)
             cell.kill()
+
+    def _open_egress(self, cell: Cell) -> None:
+        if cell.pidfd is not None:
+            try:
+                self._egress.open(cell.id, cell.pidfd)
+            except OSError as error:
+                # It runs, and reaches nothing.
+                self._say(Note("sandbox.egress_port", cut(str(error))))
 
     def _watch(self, cell: Cell) -> None:
         self._cgroups.weigh(cell.id, SHARES_PER_CORE if cell.boot.urgent else SPARE_SHARES)
@@ -280,6 +299,7 @@ class Supervisor:
         if cell.oom_event is not None:
             self._loop.forget(cell.oom_event)
         cell.close()
+        self._egress.shut(cell.id)
         cell.enter(State.OVER)
         code, number = exit_of(status)
         report = Ended(

@@ -12,9 +12,10 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from stoker.model.errors import PlatformError
@@ -51,11 +52,15 @@ class FakeSandbox:
     """`Sandbox` with a program that does what `script` says."""
 
     code_root = "/code"
+    environment: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, number: int, plan: LaunchPlan, script: Script, *, urgent: bool) -> None:
         self.id = f"{number:012x}"
         self.pid: int | None = 1000 + number
         self.plan = plan
+        self.reaches: tuple[str, tuple[str, ...]] | None = None
+        """Account and rules."""
+        self.refused: Callable[[str], None] = lambda line: None
         self.script = script
         self.urgent = urgent
         """Whether it boots at full weight, from the start or since it was hurried."""
@@ -92,6 +97,12 @@ class FakeSandbox:
         self._loop.add_reader(self._inside, self._hear)
 
     # -- what the worker asks --------------------------------------------------------------------
+
+    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+        """Note whose it is and what it may reach; the test calls `refused`."""
+        assert self.reaches is None, "a sandbox is given to a function once"
+        self.reaches = (account, rules)
+        self.refused = refused
 
     async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
         """Note code and limits."""

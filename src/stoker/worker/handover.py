@@ -6,12 +6,14 @@ Does not know why a function needs an instance, nor what becomes of it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from stoker.model.egress import DEFAULT_RULES, RULES_MAX, parse_rule
 from stoker.model.errors import PlatformError
-from stoker.model.function import Asset, Function
+from stoker.model.function import Asset, CodeVersion, Function
 from stoker.model.launch import Code, InstanceLimits
 from stoker.model.limits import MIB, Limits
 from stoker.model.secret import Secret
@@ -110,7 +112,8 @@ class Handover:
         A secret comes before an environment variable of the same name.
         """
         code, instance = function.code, prepared.instance
-        env = dict(item.partition("=")[::2] for item in code.env_vars or ())
+        env = dict(instance.sandbox.environment)
+        env.update(item.partition("=")[::2] for item in code.env_vars or ())
         env.update((name, secret.reveal()) for name, secret in prepared.secrets.items())
         frame = wire.encode_load(
             handler=code.handler,
@@ -122,6 +125,7 @@ class Handover:
             per_instance=function.concurrency.per_instance,
             result_bytes_max=self._limits.result_bytes_max,
         )
+        instance.sandbox.reach(function.account, rules_of(code), instance.note)
         instance.load(function, frame, init_ms)
 
     async def _folder(self, function: Function) -> Path:
@@ -129,3 +133,18 @@ class Handover:
             return await self._contents.get(function.account, digest)
 
         return await self._folders.folder(function.code.assets, fetch)
+
+
+def rules_of(code: CodeVersion) -> tuple[str, ...]:
+    """Return what a version may reach: what it lists, or else the web.
+
+    A rule that parsed when it was stored and does not any more allows nothing.
+    """
+    listed = (code.network or {}).get("egress")
+    if listed is None:
+        return tuple(map(str, DEFAULT_RULES))
+    found = []
+    for text in listed[:RULES_MAX]:
+        with suppress(ValueError):
+            found.append(str(parse_rule(text)))
+    return tuple(found)

@@ -174,6 +174,15 @@ class Instance:
         """Tell what calls print from now on, as they print it; None for no more of it."""
         self._printed.follow(tap)
 
+    def note(self, text: str) -> None:
+        """Add a line of the platform's to the log of the call that runs; of each, where many do."""
+        line = f"stoker: {text}\n".encode()
+        if self.per_instance == 1:
+            self._output.note(line)
+        else:
+            for call_id in list(self.running):
+                self._printed.line(call_id, line)
+
     def kill(self, failure: Failure | None = None) -> None:
         """End it now. Calls in flight end with `failure`, or as lost."""
         if self._ending is None:

@@ -78,6 +78,18 @@ class Output:
         self._total = 0
         return log, total
 
+    def note(self, line: bytes) -> None:
+        """Add a line of ours behind what has been printed so far; within the bound, as all of it."""
+        left = self._there()
+        while left > 0 and (count := self._read()) > 0:
+            left -= count
+        if self._kept and not self._kept.endswith(b"\n"):
+            line = b"\n" + line
+        self._kept += line[: max(0, self._bytes_max - len(self._kept))]
+        self._total += len(line)
+        if self.on_more is not None:
+            self.on_more()
+
     def take_between(self, own: bytes | None, following: bytes) -> tuple[bytes, int]:
         """Return what was printed between two marks: after `own`, if it is there, and before `following`.
 

@@ -59,6 +59,9 @@ _PORT = (
     "|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 )
 _LABEL = "[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
+_LAST = "[A-Za-z_][A-Za-z0-9_-]{0,62}"
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _HEX = "[0-9A-Fa-f]{1,4}"
 _IPV6 = f"(?:(?:{_HEX}:){{7}}{_HEX}|::(?:{_HEX}:){{0,5}}{_HEX}|(?:{_HEX}:){{1,6}}:{_HEX})"
 EgressRule = Annotated[
@@ -66,8 +69,8 @@ EgressRule = Annotated[
     Meta(
         description="HOST:PORT, for instance `*.example.org:443`; an IPv6 address in brackets.",
         extra_json_schema={
-            "maxLength": 300,
-            "pattern": rf"^(?:\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?|\[{_IPV6}\]):{_PORT}$",
+            "maxLength": 254,
+            "pattern": rf"^(?:\*|(?:\*\.)?(?:{_LABEL}\.)*{_LAST}\.?|{_IPV4}|\[{_IPV6}\]):{_PORT}$",
         },
     ),
 ]
@@ -97,7 +100,9 @@ def _integer(least: int, most: int | str, description: str) -> Meta:
 class Network(msgspec.Struct):
     """What a function may reach."""
 
-    egress: list[EgressRule] | None = None
+    egress: (
+        Annotated[list[EgressRule], Meta(extra_json_schema={"maxItems": "limits.egress_rules_max"})] | None
+    ) = None
 
 
 class ComputeAssetCreate(msgspec.Struct):

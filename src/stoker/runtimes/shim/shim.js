@@ -7,6 +7,8 @@
 
 const { Buffer } = require('node:buffer');
 const fs = require('node:fs');
+const http = require('node:http');
+const https = require('node:https');
 const net = require('node:net');
 const path = require('node:path');
 const util = require('node:util');
@@ -31,6 +33,7 @@ const CHECKED_FILES_MAX = 10;
 const STALE_MS = 2; // a call that waited longer here may have been revoked meanwhile: the wire is read first
 const EXTENSIONS = ['.js', '.mjs', '.cjs', '.ts', '.mts', '.cts'];
 const SHELL_VARIABLES = ['PWD', 'OLDPWD', 'SHLVL', '_'];
+const DISPATCHER = Symbol.for('undici.globalDispatcher.1'); // what `fetch` and WebSocket send requests by
 
 // A user's `require` must not pay for these.
 const PREREQUIRED = [
@@ -377,6 +380,7 @@ class Instance {
       process.chdir(this.root); // again: the folder at boot may have been another one
       for (const name of Object.keys(process.env)) delete process.env[name];
       Object.assign(process.env, this.baseEnv, order.env);
+      if (process.env.NODE_USE_ENV_PROXY === '1') useProxy();
       if (order.per_instance > 1) this.share();
       module = locate(order.handler, this.root);
     } catch (problem) {
@@ -510,6 +514,24 @@ class Instance {
     if (own?.open) this.reject(own, problem);
     this.wire.drain(() => leave(1));
   }
+}
+
+// --- the way out -----------------------------------------------------------------------------------
+
+// What Node does at its start where NODE_USE_ENV_PROXY is set, but later: loading the client behind `fetch`
+// takes longer than all else at the boot, and most functions never call it.
+function useProxy() {
+  const options = { keepAlive: true, scheduling: 'lifo', timeout: 5000, proxyEnv: process.env };
+  http.globalAgent = new http.Agent(options);
+  https.globalAgent = new https.Agent(options);
+  globalThis[DISPATCHER] = {
+    dispatch(request, handler) {
+      const agents = [http.globalAgent, https.globalAgent]; // they may be the user's own by now
+      http.setGlobalProxyFromEnv(process.env);
+      [http.globalAgent, https.globalAgent] = agents;
+      return globalThis[DISPATCHER].dispatch(request, handler);
+    },
+  };
 }
 
 // --- booting ---------------------------------------------------------------------------------------

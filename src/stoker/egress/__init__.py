@@ -1,0 +1,1 @@
+"""The egress broker: a process of its own, without privilege, through which functions reach the world."""

@@ -1,0 +1,97 @@
+"""The gateway's end of the egress broker: whose each sandbox is, and what was refused to it.
+
+Owns what a broker has to know, and tells all of it again to each new one. What comes from the broker is
+checked: it reads what functions send. Does not know functions or logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from stoker.egress.protocol import PACKET_BYTES_MAX, Malformed, Noted, Refused, Serve, Shut, decode, encode
+
+
+class EgressLink:
+    """To one broker after the other."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._socket: socket.socket | None = None
+        self._served: dict[str, tuple[bytes, Callable[[str], None]]] = {}
+        self._unsent: deque[bytes] = deque()
+
+    def attach(self, handle: int) -> None:
+        """Speak to a new broker from now on; takes the descriptor."""
+        self.close()
+        self._socket = socket.socket(fileno=handle)
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket.fileno(), self._hear)
+        for packet, _ in self._served.values():
+            self._send(packet)
+
+    def serve(
+        self, sandbox: str, account: str, rules: tuple[str, ...], refused: Callable[[str], None]
+    ) -> None:
+        """Let a sandbox reach what the rules allow; `refused` is given a line for its log."""
+        packet = encode(Serve(sandbox, account, rules))
+        self._served[sandbox] = (packet, refused)
+        self._send(packet)
+
+    def forget(self, sandbox: str) -> None:
+        """It has ended."""
+        if self._served.pop(sandbox, None) is not None:
+            self._send(encode(Shut(sandbox)))
+
+    def close(self) -> None:
+        """Speak to nobody, until a new broker comes."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+        self._socket = None
+        self._unsent.clear()
+
+    def _send(self, packet: bytes) -> None:
+        if self._socket is not None:
+            self._unsent.append(packet)
+            if len(self._unsent) == 1:
+                self._flush()
+
+    def _flush(self) -> None:
+        while self._unsent and self._socket is not None:
+            try:
+                self._socket.send(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+                return
+            except OSError:
+                self.close()  # the supervisor starts another
+                return
+            self._unsent.popleft()
+        if self._socket is not None:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _hear(self) -> None:
+        while self._socket is not None:
+            try:
+                packet = self._socket.recv(PACKET_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self.close()
+                return
+            try:
+                said = decode(packet)
+                if not isinstance(said, Refused):
+                    raise Malformed("not a word of the broker")
+            except Malformed:
+                self.close()  # and so it ends
+                return
+            self._send(encode(Noted(said.tag)))
+            if (entry := self._served.get(said.sandbox)) is not None:
+                entry[1](said.line)
