@@ -69,6 +69,7 @@ from stoker.edge.mcp.toolbox import Toolbox
 from stoker.edge.nats.discovery import Discovery
 from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Services
+from stoker.model.clock import wall_ms
 from stoker.model.egress import EgressPolicy
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset
@@ -159,14 +160,14 @@ class Server:
         )
         self._own(rest)
         token_file = settings.data / "token"
-        if await ensure_administrator(fold, log, token_file, settings.token, now_ms=_now_ms):
+        if await ensure_administrator(fold, log, token_file, settings.token, now_ms=wall_ms):
             self._log.info("administrator_made", file=str(token_file))
         keeping = RecordKeeping(
-            jetstream, guard, settings.data, settings.limits, fold.tenants, now_ms=_now_ms
+            jetstream, guard, settings.data, settings.limits, fold.tenants, now_ms=wall_ms
         )
         self._undo.append(keeping.close)
         await keeping.open()
-        catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, seal=seal, now_ms=_now_ms)
+        catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, seal=seal, now_ms=wall_ms)
         if (closed := sum(1 for one in fold.secrets.values() if one.key_id != seal.key_id)) > 0:
             self._log.warning("secrets_of_another_key", count=closed, hint="--secrets-key FILE")
         self._undo.append(catalog.settle)
@@ -248,7 +249,7 @@ class Server:
         access = Access(Authenticator(fold, issuer=await self._open_issuer(fold)))
         measures = Measures()
         services = Services(fold, measures.counters)
-        calls = self._calls = Calls(catalog, fold, pool, keeping, limits, measures.ended, now_ms=_now_ms)
+        calls = self._calls = Calls(catalog, fold, pool, keeping, limits, measures.ended, now_ms=wall_ms)
         self._undo.append(calls.close)
         history = History(calls.live, keeping.records)
         tails = self._tails = TailRoutes(fold, access, pool, limits)
@@ -272,7 +273,7 @@ class Server:
         asker = Asker(make_app(doors, errors, self.problem, self.notes), invoke, errors)
         agents = self._agents = McpDoor(access, Toolbox(fold, asker, errors, limits), errors)
         catalog.on_change.append(agents.function_changed)
-        backup = BackupRoute(access, lambda: take(source, _now_ms()))
+        backup = BackupRoute(access, lambda: take(source, wall_ms()))
         http = self._http = HttpServer(
             app=make_app([*doors, backup, agents], errors, self.problem, self.notes),
             invoke=invoke,
@@ -319,7 +320,7 @@ class Server:
         assert self._bus is not None
         bus = self._bus
         log = get_logger("stoker.edge")
-        discovery = Discovery(services, bus, log, started=rfc3339(_now_ms()))
+        discovery = Discovery(services, bus, log, started=rfc3339(wall_ms()))
         await discovery.open()
         self._undo.append(discovery.close)
         door = self._nats_door = NatsDoor(
@@ -475,10 +476,6 @@ async def _sweep_all(catalog: Catalog, blobs: BlobStore) -> None:
 
 def _fold(fold: Fold, event: Event) -> None:
     fold.apply(event.subject, event.data, event.sequence)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _make_private(data: Path) -> None:

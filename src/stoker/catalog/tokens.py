@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from stoker.catalog.issuer import Issuer
 from stoker.catalog.journal import Journal
 from stoker.catalog.principal import OF_THE_ACCOUNT, SCOPES, Principal
 from stoker.catalog.stored import DEFAULT_ACCOUNT, StoredToken
+from stoker.model.clock import wall_ms
 from stoker.model.errors import Forbidden, InvalidRequest, NotFound, QuotaExceeded, Unauthenticated
 from stoker.model.limits import Limits
 from stoker.model.subjects import is_topic
@@ -46,15 +46,11 @@ def digest_of(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Authenticator:
     """Knows every token of the fold, and those of an issuer that the operator trusts."""
 
     def __init__(
-        self, fold: Fold, *, issuer: Issuer | None = None, now_ms: Callable[[], int] = _now_ms
+        self, fold: Fold, *, issuer: Issuer | None = None, now_ms: Callable[[], int] = wall_ms
     ) -> None:
         self._tenants = fold.tenants
         self._issuer = issuer

@@ -11,7 +11,6 @@ import struct
 
 from stoker.egress.addresses import Address
 
-_NLMSG_ERROR = 2
 _RTM_NEWROUTE = 24
 _RTM_GETROUTE = 26
 _NLM_F_REQUEST = 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from stoker.catalog.principal import Principal
 from stoker.invocation.admission import admit
 from stoker.invocation.store import Store
 from stoker.model.call import CallIds, text_of
+from stoker.model.clock import wall_ms
 from stoker.model.errors import IdempotencyConflict, NoCapacity
 from stoker.model.limits import Limits
 from stoker.model.record import QUEUED, RUNNING, Accepted, Claim, KeyHolder, Record, Work, created_ms_of
@@ -67,7 +67,7 @@ class Acceptance:
         store: Store,
         limits: Limits,
         *,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._catalog = catalog
         self._store = store

@@ -7,7 +7,6 @@ lost, and is not run again. Does not know how anything is stored.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
@@ -21,6 +20,7 @@ from stoker.invocation.ending import Ending
 from stoker.invocation.invoker import Executor
 from stoker.invocation.live import Live, LiveInvocations, Stage
 from stoker.model.call import Call
+from stoker.model.clock import wall_ms
 from stoker.model.ended import ended_record, error_of
 from stoker.model.errors import IdempotencyInProgress, StokerError
 from stoker.model.outcome import Failure, Outcome, Timings
@@ -43,7 +43,7 @@ class KeyedCalls:
         *,
         counted: Callable[[Call, Outcome], None],
         clock: Callable[[], float],
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._catalog = catalog
         self._usage = catalog.usage

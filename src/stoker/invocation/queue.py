@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random as chance
-import time
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -26,6 +25,7 @@ from stoker.invocation.retry import has_expired, policy_of
 from stoker.invocation.store import Notes
 from stoker.invocation.tasks import Tasks
 from stoker.model.call import Call
+from stoker.model.clock import wall_ms
 from stoker.model.errors import NotFound
 from stoker.model.function import Function
 from stoker.model.limits import Limits
@@ -53,7 +53,7 @@ class Queue:
         *,
         counted: Callable[[Call, Outcome], None],
         clock: Callable[[], float],
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
         random: Callable[[], float] = chance.random,
     ) -> None:
         self._usage = catalog.usage

@@ -10,7 +10,6 @@ import re
 TOPIC = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _FUNCTION = re.compile(r"ms\.compute\.([A-Za-z0-9_-]{1,64})\.function\.([0-9]{1,10})\Z")
 _COLLECTION = re.compile(r"ms\.compute\.([A-Za-z0-9_-]{1,64})\.collection\Z")
-SERVICE_MAX = 2**32
 
 
 def fnv1a(name: str) -> int:

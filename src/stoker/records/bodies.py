@@ -6,7 +6,6 @@ they mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from stoker.backbone.event_log import Event
@@ -46,8 +45,3 @@ async def attach(ledger: Pieces, account: str, invocation_id: str, which: str, p
             raise NotFound("no such invocation")
         parts.append(stored.data)
     return b"".join(parts).decode()
-
-
-def total_bytes(writes: Sequence[Write]) -> int:
-    """Return the size of what is written."""
-    return sum(len(write.data) for write in writes)

@@ -8,13 +8,13 @@ within `FLUSH_MS` and the write after it. Does not know how records are found.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from stoker.backbone.ledger import Ledger, Write
 from stoker.model.call import Call
+from stoker.model.clock import wall_ms
 from stoker.model.ended import ended_record
 from stoker.model.errors import StokerError, StorageFull, TooLarge
 from stoker.model.function import Function
@@ -102,7 +102,7 @@ class Recorder:
         notes: Notes,
         *,
         require_room: Callable[[], None],
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._ledger = ledger
         self._feed = feed

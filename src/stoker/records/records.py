@@ -6,13 +6,13 @@ the view tells. Does not know who may see it, nor how it is answered.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from stoker.backbone.event_log import Event
 from stoker.backbone.ledger import Ledger
+from stoker.model.clock import wall_ms
 from stoker.model.errors import NoCapacity, NotFound
 from stoker.model.record import Record, created_ms_of, id_of_text
 from stoker.records import formats
@@ -56,7 +56,7 @@ class Records:
         store: InvocationStore,
         *,
         calls_ms_max: int,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._ledger = ledger
         self._view = view

@@ -7,13 +7,13 @@ records are searched.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from stoker.backbone.ledger import Ledger, Write
+from stoker.model.clock import wall_ms
 from stoker.model.errors import NotFound, TooLarge, Unavailable, VersionConflict
 from stoker.model.record import Accepted, Claim, Keeping, KeyHolder, Record, Work
 from stoker.records import formats, states
@@ -32,7 +32,7 @@ class InvocationStore:
         ledger: Ledger,
         feed: Feed,
         *,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._ledger = ledger
         self._feed = feed

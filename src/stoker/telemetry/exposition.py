@@ -11,8 +11,6 @@ from enum import Enum
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-NO_LABELS: Mapping[str, str] = {}
-
 
 class Kind(Enum):
     """What a metric does over time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from stoker.backbone.ledger import Ledger
 from stoker.model.call import CallIds, text_of
+from stoker.model.clock import wall_ms
 from stoker.model.errors import NoCapacity
 from stoker.model.limits import Limits
 from stoker.model.record import Accepted, Keeping, Record, Work, created_ms_of
@@ -63,7 +63,7 @@ class RecordsBench:
 
     def now_ms(self) -> int:
         """Return the wall clock, as it is set."""
-        return time.time_ns() // 1_000_000 + self.ahead_ms
+        return wall_ms() + self.ahead_ms
 
     def _searchable(self, position: int) -> None:
         self.recorder.searchable(position)

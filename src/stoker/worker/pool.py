@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from stoker.model.call import Call
+from stoker.model.clock import wall_ms
 from stoker.model.errors import NoCapacity, PlatformError
 from stoker.model.function import CodeVersion, Function
 from stoker.model.launch import LaunchPlan
@@ -54,7 +55,7 @@ class Pool:
         cores: int,
         notes: Notes,
         clock: Callable[[], float] = time.monotonic,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._engine = engine
         self._plans = plans

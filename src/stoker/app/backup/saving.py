@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from stoker.app.private_file import write_private
 from stoker.app.privileges import Identity, hand_over
 from stoker.app.secrets_key import seal_of
 from stoker.backbone.errors import DataDirectoryInUse
+from stoker.model.clock import wall_ms
 from stoker.model.errors import Fault, StokerError
 
 Write = Callable[[bytes], None]
@@ -85,7 +85,7 @@ async def save_offline(data: Path, write: Write) -> bool:
     owner = os.stat(data)
     try:
         async with private_store(data) as store:
-            async for piece in take(store.source(), time.time_ns() // 1_000_000):
+            async for piece in take(store.source(), wall_ms()):
                 write(piece)
         return True
     except DataDirectoryInUse:
