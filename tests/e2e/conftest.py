@@ -24,6 +24,8 @@ import pytest
 STOKER = Path(sys.executable).with_name("stoker")
 READY_S_MAX = 60.0
 """A guard against a hang, not a promise: the first start of a checkout builds file systems."""
+STOP_S_MAX = 70.0
+"""A guard as well. A server that hangs ends itself before that, and says where it stood."""
 
 
 @dataclass
@@ -145,10 +147,16 @@ class ServerProcess:
         return Client(self.url, token or (self.data / "token").read_text().strip())
 
     def stop(self) -> int:
-        """Stop it as a service manager would; return the exit code."""
+        """Stop it as a service manager would; return the exit code. It ends by itself within STOP_S_MAX."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        try:
+            code = self.process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # a server that is left behind would harm the tests that follow
+            self.process.wait()
+            self._reader.join(10)
+            pytest.fail(f"the server did not stop:\n{''.join(self.stderr)}")
         self._reader.join(10)
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:

@@ -11,6 +11,7 @@ import sys
 
 import uvloop
 
+from stoker.app.closing import end_by
 from stoker.app.server import Server
 from stoker.app.settings import Settings, WrongSetting
 from stoker.backbone.errors import DataDirectoryInUse
@@ -21,6 +22,9 @@ EXIT_ENDED = 0
 EXIT_OURS = 1
 EXIT_WRONG = 2
 EXIT_MISSING = 3
+
+CLOSE_S_MAX = 20
+"""What the end of a server may take once its calls have ended; what takes longer is shown and cut off."""
 
 
 def serve(settings: Settings) -> int:
@@ -56,6 +60,7 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
     server = Server(settings)
+    drain_s = settings.limits.drain_ms_max / 1000
     opening = asyncio.ensure_future(server.open())
     try:
         await _first(opening, stop)
@@ -72,11 +77,13 @@ async def _serve(settings: Settings) -> int:
             return EXIT_OURS
         broken.cancel()
         get_logger("stoker.app").info("stopping")
+        end_by(drain_s + CLOSE_S_MAX)
         draining = asyncio.ensure_future(server.drain())
         await _first(draining, stop_now)
         draining.cancel()
         return EXIT_ENDED
     finally:
+        end_by(CLOSE_S_MAX)
         opening.cancel()
         await server.close()
 

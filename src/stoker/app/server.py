@@ -20,6 +20,7 @@ from stoker.app.administrator import ensure_administrator
 from stoker.app.backup.store import CATALOG_SUBJECTS, catalog_reader
 from stoker.app.backup.taking import Source, take
 from stoker.app.calls import Calls
+from stoker.app.closing import Closing
 from stoker.app.install import runtimes_directory
 from stoker.app.metrics import Measures, Metrics, Parts
 from stoker.app.nats_access import NatsAccess, remove
@@ -102,7 +103,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._log = get_logger("stoker.app")
-        self._undo: list[Callable[[], Awaitable[object]]] = []
+        self._closing = Closing(self._log)
         self._damage: str | None = None
         self._jetstream: JetStream | None = None
         self._bus: Responder | None = None
@@ -126,7 +127,7 @@ class Server:
         self._files = raise_open_files()
         _make_private(settings.data)
         guard = StoreGuard.open(settings.data, embedded=not settings.nats)
-        self._undo.append(guard.close)
+        self._closing.add(guard.close)
         tls = _tls(settings)
         sock = self._listen()
         plans = ensure(runtimes_directory(), lambda line: self._log.info("installing", what=line))
@@ -136,7 +137,7 @@ class Server:
         policy = EgressPolicy(settings.egress == "public", settings.egress_allow_range)
         site = Site(settings.data, code_root, plans, settings.limits, policy)
         engine = self._engine = await open_engine(settings.isolation, site, self._notice)
-        self._undo.append(engine.close)
+        self._closing.add(engine.close)
         given_seal = None if settings.secrets_key is None else seal_of(settings.secrets_key)  # while we may
         drop_root(settings.data, [layer for plan in plans for layer in plan.layers])
         seal = given_seal or own_seal(settings.data)
@@ -165,12 +166,12 @@ class Server:
         keeping = RecordKeeping(
             jetstream, guard, settings.data, settings.limits, fold.tenants, now_ms=wall_ms
         )
-        self._undo.append(keeping.close)
+        self._closing.add(keeping.close)
         await keeping.open()
         catalog = Catalog(fold, log, blobs, _Unpacker(folders), settings.limits, seal=seal, now_ms=wall_ms)
         if (closed := sum(1 for one in fold.secrets.values() if one.key_id != seal.key_id)) > 0:
             self._log.warning("secrets_of_another_key", count=closed, hint="--secrets-key FILE")
-        self._undo.append(catalog.settle)
+        self._closing.add(catalog.settle)
         pool = self._pool = Pool(
             engine,
             {plan.runtime: plan for plan in plans},
@@ -185,7 +186,7 @@ class Server:
             notes=get_logger("stoker.worker"),
         )
         await pool.open()
-        self._undo.append(pool.close)
+        self._closing.add(pool.close)
         catalog.on_change.append(pool.function_changed)
         keeping.on_over = catalog.usage.records_over
         catalog.on_secret.append(pool.secret_changed)
@@ -220,15 +221,15 @@ class Server:
             access = NatsAccess(access_file)
             nats = EmbeddedServer(settings.data / "nats", client=access.credentials, port=access.port)
             await nats.start()
-            self._undo.append(nats.stop)
+            self._closing.add(nats.stop)
             access.write(nats.url)
             connections = [Connection.to_embedded(nats, name=name) for name in CONNECTION_NAMES]
         for connection in connections:
             await connection.open()
-            self._undo.append(connection.close)
+            self._closing.add(connection.close)
         self._bus = Responder(connections[1])
         await self._bus.open()
-        self._undo.append(self._bus.close)
+        self._closing.add(self._bus.close)
         self._jetstream = JetStream(connections[0])
         return self._jetstream
 
@@ -250,7 +251,7 @@ class Server:
         measures = Measures()
         services = Services(fold, measures.counters)
         calls = self._calls = Calls(catalog, fold, pool, keeping, limits, measures.ended, now_ms=wall_ms)
-        self._undo.append(calls.close)
+        self._closing.add(calls.close)
         history = History(calls.live, keeping.records)
         tails = self._tails = TailRoutes(fold, access, pool, limits)
         doors: list[Door] = [
@@ -287,8 +288,8 @@ class Server:
             http.abort()
             await http.stop(drain_ms=0)
 
-        self._undo.append(stop)
-        self._undo.append(agents.close)
+        self._closing.add(stop)
+        self._closing.add(agents.close)
         await self._open_nats_door(fold, calls, errors, services)
         return calls
 
@@ -322,7 +323,7 @@ class Server:
         log = get_logger("stoker.edge")
         discovery = Discovery(services, bus, log, started=rfc3339(wall_ms()))
         await discovery.open()
-        self._undo.append(discovery.close)
+        self._closing.add(discovery.close)
         door = self._nats_door = NatsDoor(
             fold, calls.invoker, calls.asynchronous, calls.keyed, errors, bus, log
         )
@@ -393,15 +394,11 @@ class Server:
 
     async def close(self) -> None:
         """End everything that was started, the last first. Harmless when repeated."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        while self._undo:
-            undo = self._undo.pop()
-            try:
-                await undo()
-            except Exception:
-                self._log.exception("close_failed", what=getattr(undo, "__qualname__", repr(undo)))
+        with self._closing.noticed("the server's own tasks"):
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._closing.run()
 
     def _own(self, task: asyncio.Future[None], name: str | None = None) -> None:
         assert isinstance(task, asyncio.Task)
