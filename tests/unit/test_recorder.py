@@ -117,6 +117,38 @@ def ids(calls: Sequence[Call]) -> list[str]:
 # -- storing -------------------------------------------------------------------------------------------
 
 
+class QuickLedger:
+    """Stores without giving way to anybody."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+
+    def write(self, writes: Sequence[Write], *, reserve: bool = False) -> asyncio.Future[int]:
+        stored = asyncio.get_running_loop().create_future()
+        stored.set_result(self.sequence + 1)
+        self.sequence += len(writes)
+        return stored
+
+
+@pytest.mark.timeout(10)
+async def test_who_wants_all_stored_in_the_moment_that_it_was_is_not_kept_for_ever() -> None:
+    bench = Bench()
+    bench.recorder._ledger = cast(Ledger, QuickLedger())
+    bench.end()
+    storing = asyncio.create_task(bench.recorder.flush())
+
+    async def in_that_moment() -> None:
+        await asyncio.sleep(0)  # behind the task that stores, before its end is noticed
+        assert bench.recorder._task is not None
+        assert bench.recorder._task.done()
+        await bench.recorder.flush()
+
+    await asyncio.create_task(in_that_moment())
+    await storing
+    assert bench.recorder.unstored == 0
+    await bench.recorder.close()
+
+
 @in_fake_time
 async def test_what_ends_within_a_moment_is_stored_together_soon_after() -> None:
     bench = Bench()

@@ -236,8 +236,12 @@ class Recorder:
         """Return once everything that has ended by now is stored, or was given up."""
         while self.unstored or self._task is not None:
             self._flush()
-            if self._task is not None:
-                await asyncio.shield(self._task)
+            if (task := self._task) is not None:
+                # Not `await task`: of one that has ended that gives way to nothing, and who clears `_task`
+                # would never get to it.
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()
 
     async def close(self, *, wait_s: float = 5.0) -> None:
         """Store what is left, for some seconds at most."""
