@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.egress.protocol import Bounds
+from stoker.model.packet import Malformed, encode
 from stoker.sandbox.protocol import (
     Assign,
     Boot,
@@ -22,7 +23,6 @@ from stoker.sandbox.protocol import (
     Failed,
     Hurry,
     Kill,
-    Malformed,
     Note,
     PlanSetup,
     Ready,
@@ -32,7 +32,6 @@ from stoker.sandbox.protocol import (
     Setup,
     Usage,
     Used,
-    encode,
     report,
     request,
     setup,

@@ -16,13 +16,14 @@ import signal
 import socket
 import time
 
+from stoker.model.packet import PACKET_BYTES_MAX, Malformed, encode
 from stoker.sandbox import kernel
 from stoker.sandbox.cgroups import Cgroups, CgroupsUnusable, Mount, mounts_of
 from stoker.sandbox.cgroups_v1 import CgroupsV1
 from stoker.sandbox.cgroups_v2 import CgroupsV2
 from stoker.sandbox.layers import Folders
 from stoker.sandbox.oci import OciRuntime
-from stoker.sandbox.protocol import PACKET_BYTES_MAX, Malformed, Refused, Setup, cut, encode, setup
+from stoker.sandbox.protocol import Refused, Setup, cut, setup
 from stoker.sandbox.supervisor import Supervisor
 
 LEFTOVERS_S_MAX = 3.0

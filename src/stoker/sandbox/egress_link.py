@@ -11,7 +11,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from stoker.egress.protocol import PACKET_BYTES_MAX, Malformed, Noted, Refused, Serve, Shut, decode, encode
+from stoker.egress.protocol import FROM_BROKER, Noted, Refused, Serve, Shut
+from stoker.model.packet import PACKET_BYTES_MAX, Malformed, decode, encode
 
 
 class EgressLink:
@@ -86,9 +87,7 @@ class EgressLink:
                 self.close()
                 return
             try:
-                said = decode(packet)
-                if not isinstance(said, Refused):
-                    raise Malformed("not a word of the broker")
+                said: Refused = decode(packet, FROM_BROKER)
             except Malformed:
                 self.close()  # and so it ends
                 return

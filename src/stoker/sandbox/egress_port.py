@@ -14,7 +14,8 @@ import socket
 from collections.abc import Callable
 
 from stoker.egress import broker
-from stoker.egress.protocol import Bounds, Open, Shut, encode
+from stoker.egress.protocol import Bounds, Open, Shut
+from stoker.model.packet import encode
 from stoker.sandbox import bundle, kernel
 from stoker.sandbox.loop import Loop
 

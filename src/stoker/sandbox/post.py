@@ -10,7 +10,8 @@ import os
 import socket
 from collections import deque
 
-from stoker.sandbox.protocol import PACKET_BYTES_MAX, Report, encode
+from stoker.model.packet import PACKET_BYTES_MAX, encode
+from stoker.sandbox.protocol import Report
 
 QUEUE_MAX = 100_000
 """Messages; a gateway that takes none of so many is as good as gone."""

@@ -1,31 +1,35 @@
 """The messages between the gateway and the supervisor, and what may stand in them.
 
-One JSON object a packet of a SOCK_SEQPACKET socket. `Setup` comes once and fixes what can be run; all
+`Setup` comes once and fixes what can be run; all
 that comes later names it. The supervisor is root and the gateway parses HTTP, so every field is checked
 against a pattern or a range before it becomes a value. Knows nothing of sockets. Standard library only.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stoker.egress.protocol import Bounds
+from stoker.model import packet as packets
+from stoker.model.packet import (
+    COUNT_MAX,
+    SANDBOX,
+    TAG,
+    Check,
+    Malformed,
+    Table,
+    flag,
+    listed,
+    number,
+    or_none,
+    require,
+    text,
+)
 
-PACKET_BYTES_MAX = 180 * 1024
-"""Below Linux's default send buffer, so that one packet always fits."""
 MEMORY_BYTES_MAX = 1 << 50
 CPU_MILLIS_MAX = 1_000_000
 PROCESSES_MAX = 1_000_000
-TAG_MAX = 1 << 53
-COUNT_MAX = (1 << 64) - 1
-
-
-class Malformed(Exception):
-    """A packet that is not one of the messages; the connection ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,34 +192,13 @@ class Note:
 
 Request = Boot | Assign | Usage | Count | Hurry | Kill
 Report = Ready | Refused | Booted | Done | Failed | Used | Counted | Ended | Brokered | Note
-Check = Callable[[Any], bool]
 
-
-def _number(low: int, high: int) -> Check:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _text(pattern: str) -> Check:
-    compiled = re.compile(pattern, re.DOTALL)
-    return lambda value: type(value) is str and compiled.fullmatch(value) is not None
-
-
-def _or_none(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-_TAG = _number(1, TAG_MAX)
-_SANDBOX = _text(r"[0-9a-f]{12}")
-_FOLDER = _text(r"[0-9a-f]{64}")
-_PLAN = _text(r"[a-z][a-z0-9-]{0,31}")
-_PROSE = _text(r".{0,4096}")
-_BYTES = _number(0, MEMORY_BYTES_MAX)
-_COUNT = _number(0, COUNT_MAX)
-_WORD = _text(r"[A-Za-z0-9_]{1,64}")
+_FOLDER = text(r"[0-9a-f]{64}")
+_PLAN = text(r"[a-z][a-z0-9-]{0,31}")
+_PROSE = text(r".{0,4096}")
+_BYTES = number(0, MEMORY_BYTES_MAX)
+_COUNT = number(0, COUNT_MAX)
+_WORD = text(r"[A-Za-z0-9_]{1,64}")
 
 
 def _figures(value: Any, depth: int = 5) -> bool:
@@ -227,78 +210,73 @@ def _figures(value: Any, depth: int = 5) -> bool:
     return _COUNT(value) or _WORD(value)
 
 
-_REQUESTS: dict[str, tuple[type, dict[str, Check]]] = {
-    "Boot": (Boot, {"tag": _TAG, "plan": _PLAN, "urgent": _flag}),
+_REQUESTS: Table = {
+    "Boot": (Boot, {"tag": TAG, "plan": _PLAN, "urgent": flag}),
     "Assign": (
         Assign,
         {
-            "tag": _TAG,
-            "sandbox": _SANDBOX,
-            "folder": _or_none(_FOLDER),
-            "writable": _flag,
-            "memory_bytes": _number(1 << 20, MEMORY_BYTES_MAX),
-            "cpu_millis": _number(1, CPU_MILLIS_MAX),
-            "processes": _number(0, PROCESSES_MAX),
+            "tag": TAG,
+            "sandbox": SANDBOX,
+            "folder": or_none(_FOLDER),
+            "writable": flag,
+            "memory_bytes": number(1 << 20, MEMORY_BYTES_MAX),
+            "cpu_millis": number(1, CPU_MILLIS_MAX),
+            "processes": number(0, PROCESSES_MAX),
         },
     ),
-    "Usage": (Usage, {"tag": _TAG, "sandbox": _SANDBOX}),
-    "Count": (Count, {"tag": _TAG, "sandbox": _SANDBOX}),
-    "Hurry": (Hurry, {"sandbox": _SANDBOX}),
-    "Kill": (Kill, {"sandbox": _SANDBOX}),
+    "Usage": (Usage, {"tag": TAG, "sandbox": SANDBOX}),
+    "Count": (Count, {"tag": TAG, "sandbox": SANDBOX}),
+    "Hurry": (Hurry, {"sandbox": SANDBOX}),
+    "Kill": (Kill, {"sandbox": SANDBOX}),
 }
-_REPORTS: dict[str, tuple[type, dict[str, Check]]] = {
+_REPORTS: Table = {
     "Ready": (Ready, {}),
     "Refused": (Refused, {"reason": _PROSE}),
-    "Booted": (Booted, {"tag": _TAG, "sandbox": _SANDBOX}),
-    "Done": (Done, {"tag": _TAG}),
-    "Failed": (Failed, {"tag": _TAG, "reason": _PROSE}),
-    "Used": (Used, {"tag": _TAG, "memory_peak_bytes": _BYTES, "processes_limit_hit": _flag}),
+    "Booted": (Booted, {"tag": TAG, "sandbox": SANDBOX}),
+    "Done": (Done, {"tag": TAG}),
+    "Failed": (Failed, {"tag": TAG, "reason": _PROSE}),
+    "Used": (Used, {"tag": TAG, "memory_peak_bytes": _BYTES, "processes_limit_hit": flag}),
     "Counted": (
         Counted,
-        {"tag": _TAG, "figures": lambda value: type(value) is dict and _figures(value)},
+        {"tag": TAG, "figures": lambda value: type(value) is dict and _figures(value)},
     ),
     "Ended": (
         Ended,
         {
-            "sandbox": _SANDBOX,
-            "code": _or_none(_number(0, 255)),
-            "signal": _or_none(_number(1, 64)),
-            "killed_from_outside": _flag,
-            "out_of_memory": _flag,
-            "processes_limit_hit": _flag,
+            "sandbox": SANDBOX,
+            "code": or_none(number(0, 255)),
+            "signal": or_none(number(1, 64)),
+            "killed_from_outside": flag,
+            "out_of_memory": flag,
+            "processes_limit_hit": flag,
             "memory_peak_bytes": _BYTES,
         },
     ),
     "Brokered": (Brokered, {}),
-    "Note": (Note, {"event": _text(r"[a-z_.]{1,64}"), "detail": _PROSE}),
+    "Note": (Note, {"event": text(r"[a-z_.]{1,64}"), "detail": _PROSE}),
 }
-_PATH = _text(r"/[^\0]{0,4095}")
-_ARGUMENT = _text(r"[^\0]*")
-_VARIABLE = _text(r"[^\0=]+")
-_RANGE = _text(r"[0-9a-f.:]{1,64}/[0-9]{1,3}")
+_PATH = text(r"/[^\0]{0,4095}")
+_ARGUMENT = text(r"[^\0]*")
+_VARIABLE = text(r"[^\0=]+")
+_RANGE = text(r"[0-9a-f.:]{1,64}/[0-9]{1,3}")
 _SETUP: dict[str, Check] = {
-    "runtime": _text(r"crun|runc|runsc"),
+    "runtime": text(r"crun|runc|runsc"),
     "binary": _PATH,
-    "owner": _text(r"[0-9a-f]{12}"),
+    "owner": text(r"[0-9a-f]{12}"),
     "code_root": _PATH,
-    "tmp_bytes_max": _number(4096, MEMORY_BYTES_MAX),
+    "tmp_bytes_max": number(4096, MEMORY_BYTES_MAX),
     "plans": lambda value: type(value) is dict and all(_PLAN(name) for name in value),
     "egress": lambda value: type(value) is dict,
 }
 _BOUNDS: dict[str, Check] = {
-    "public": _flag,
-    "ranges": lambda value: type(value) is list and all(_RANGE(one) for one in value),
-    "connections_max": _number(1, COUNT_MAX),
-    "account_connections_max": _number(1, COUNT_MAX),
-    "bytes_max": _number(1, COUNT_MAX),
-    "idle_ms_max": _number(1, COUNT_MAX),
-    "connect_ms_max": _number(1, COUNT_MAX),
+    "public": flag,
+    "ranges": listed(_RANGE),
+    "connections_max": number(1, COUNT_MAX),
+    "account_connections_max": number(1, COUNT_MAX),
+    "bytes_max": number(1, COUNT_MAX),
+    "idle_ms_max": number(1, COUNT_MAX),
+    "connect_ms_max": number(1, COUNT_MAX),
 }
-
-
-def encode(message: Setup | Request | Report) -> bytes:
-    """Return the packet of a message."""
-    return json.dumps({"is": type(message).__name__, **asdict(message)}).encode()
 
 
 def cut(reason: str) -> str:
@@ -308,45 +286,42 @@ def cut(reason: str) -> str:
 
 def request(packet: bytes) -> Request:
     """Return what the gateway wants; Malformed if it is not exactly one of the requests."""
-    found: Request = _parsed(packet, _REQUESTS)
+    found: Request = packets.decode(packet, _REQUESTS)
     return found
 
 
 def report(packet: bytes) -> Report:
     """Return what the supervisor says; Malformed if it is not exactly one of the reports."""
-    found: Report = _parsed(packet, _REPORTS)
+    found: Report = packets.decode(packet, _REPORTS)
     return found
 
 
 def setup(packet: bytes) -> Setup:
     """Return the setup; Malformed if a field is missing, unknown or out of bounds."""
-    fields = _object(packet)
+    fields = packets.object_of(packet)
     if fields.pop("is", None) != "Setup":
         raise Malformed("the first packet is not a setup")
-    _check(fields, _SETUP)
+    require(fields, _SETUP)
     plans = {name: _plan(name, value) for name, value in fields.pop("plans").items()}
     bounds = fields.pop("egress")
-    _check(bounds, _BOUNDS)
+    require(bounds, _BOUNDS)
     egress = Bounds(**{**bounds, "ranges": tuple(bounds["ranges"])})
     return Setup(**fields, plans=plans, egress=egress)
 
 
 def _plan(name: str, value: Any) -> PlanSetup:
-    def listed(check: Check) -> Check:
-        return lambda items: type(items) is list and all(check(item) for item in items)
-
     def pair(item: Any) -> bool:
         return type(item) is list and len(item) == 2 and _VARIABLE(item[0]) and _ARGUMENT(item[1])
 
     if type(value) is not dict:
         raise Malformed(f"plan {name} is not an object")
-    _check(
+    require(
         value,
         {
             "layers": listed(_PATH),
             "argv": lambda items: listed(_ARGUMENT)(items) and len(items) > 0,
             "env": listed(pair),
-            "own_threads": _number(0, PROCESSES_MAX),
+            "own_threads": number(0, PROCESSES_MAX),
         },
     )
     return PlanSetup(
@@ -355,31 +330,3 @@ def _plan(name: str, value: Any) -> PlanSetup:
         tuple((key, text) for key, text in value["env"]),
         value["own_threads"],
     )
-
-
-def _parsed(packet: bytes, table: dict[str, tuple[type, dict[str, Check]]]) -> Any:
-    fields = _object(packet)
-    kind = fields.pop("is", None)
-    if type(kind) is not str or kind not in table:
-        raise Malformed("a message of no known kind")
-    build, checks = table[kind]
-    _check(fields, checks)
-    return build(**fields)
-
-
-def _object(packet: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(packet)
-    except (ValueError, RecursionError) as error:
-        raise Malformed("not JSON") from error
-    if type(fields) is not dict:
-        raise Malformed("not a JSON object")
-    return fields
-
-
-def _check(fields: dict[str, Any], checks: dict[str, Check]) -> None:
-    if fields.keys() != checks.keys():
-        raise Malformed(f"fields {sorted(fields)} instead of {sorted(checks)}")
-    for name, check in checks.items():
-        if not check(fields[name]):
-            raise Malformed(f"field {name} is out of bounds")

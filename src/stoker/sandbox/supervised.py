@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
+from stoker.model.packet import PACKET_BYTES_MAX, Malformed, encode
 from stoker.sandbox import bundle, egress_port, kernel
 from stoker.sandbox.egress_link import EgressLink
 from stoker.sandbox.engine import IsolationUnavailable, Notice, Sandbox, SandboxGone, Site
 from stoker.sandbox.protocol import (
-    PACKET_BYTES_MAX,
     Assign,
     Boot,
     Booted,
@@ -33,7 +33,6 @@ from stoker.sandbox.protocol import (
     Failed,
     Hurry,
     Kill,
-    Malformed,
     Note,
     Ready,
     Refused,
@@ -42,7 +41,6 @@ from stoker.sandbox.protocol import (
     Setup,
     Usage,
     Used,
-    encode,
     report,
     request,
 )

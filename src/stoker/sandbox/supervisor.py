@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 
+from stoker.model.packet import Malformed
 from stoker.sandbox import bundle, copier
 from stoker.sandbox.cell import Cell, State
 from stoker.sandbox.cgroups import SHARES_PER_CORE, SPARE_SHARES, Cgroups
@@ -35,7 +36,6 @@ from stoker.sandbox.protocol import (
     Failed,
     Hurry,
     Kill,
-    Malformed,
     Note,
     Ready,
     Report,

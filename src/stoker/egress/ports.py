@@ -1,0 +1,39 @@
+"""Ports: what the broker knows of each sandbox's way out, and what all of an account share.
+
+Values that change; who changes them decides. Does not know sockets' events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+
+from stoker.egress.tunnel import Tunnel
+from stoker.model.egress import Rule
+
+ACCOUNT_LOOKUPS_MAX = 8
+"""Look-ups at once of one account: names that take long to fail must not keep those of others waiting."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What all sandboxes of an account share."""
+
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ACCOUNT_LOOKUPS_MAX))
+    tunnels: int = 0
+    sandboxes: int = 0
+
+
+@dataclass(slots=True)
+class Port:
+    """One sandbox's way out."""
+
+    listener: socket.socket | None = None
+    rules: tuple[Rule, ...] = ()
+    account: str | None = None
+    """None until the gateway has said whose it is."""
+    server: asyncio.Server | None = None
+    tunnels: set[Tunnel] = field(default_factory=set)
+    refusals: int = 0
+    refusing: asyncio.Lock = field(default_factory=asyncio.Lock)
