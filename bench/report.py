@@ -130,6 +130,7 @@ def document(results: Results, plan: Plan) -> dict[str, Any]:
         "list": asdict(results.listed) if results.listed else None,
         "backlog": [asdict(found) for found in results.backlog] if results.backlog else None,
         "functions": asdict(results.many) if results.many else None,
+        "egress": {kind: asdict(found) for kind, found in results.reached.items()},
         "idle_memory": [asdict(process) for process in results.idle],
         "targets": [
             {"what": line.what, "value": line.value, "target": line.target, "verdict": line.verdict.value}

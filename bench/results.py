@@ -54,6 +54,14 @@ class Many:
     bytes_each: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Requests of functions, by themselves and through the broker."""
+
+    direct: Spread
+    brokered: Spread
+
+
 @dataclass(slots=True)
 class Results:
     """What a run has found so far; what is None or absent was not asked for or could not be measured."""
@@ -72,6 +80,7 @@ class Results:
     listed: Spread | None = None
     backlog: tuple[Spread, Spread] | None = None  # first answers without and behind another's backlog
     many: Many | None = None
+    reached: dict[str, Reached] = field(default_factory=dict)  # by kind: new, standing, at_once
     complaints: list[str] = field(default_factory=list)  # what failed or was answered wrongly
 
     @property
@@ -160,7 +169,24 @@ def lines(results: Results, wanted: Collection[str]) -> list[Line]:
         each_kb = None if many is None else many.bytes_each / 1000
         shown = "" if each_kb is None else f"{each_kb:.1f} KB"
         found.append(Line("memory of a function", each_kb, shown, "<= 20 KB", _verdict(each_kb, at_most=20)))
+    if "egress" in wanted:
+        found += _egress_lines(results)
     return found
+
+
+def _egress_lines(results: Results) -> list[Line]:
+    shown = []
+    for kind, what, at_most_ms in (
+        ("new", "a request on a new connection", 1),
+        ("standing", "a request on a standing one", 1),
+        ("at_once", "200 new connections at once", None),
+    ):
+        found = results.reached.get(kind)
+        more_ms = None if found is None else found.brokered.median_ms - found.direct.median_ms
+        text = "" if found is None else f"+{more_ms:.2f} on {found.direct.median_ms:.2f} ms"
+        target = "" if at_most_ms is None else f"<= +{at_most_ms} ms"
+        shown.append(Line(what, more_ms, text, target, _verdict(more_ms, at_most=at_most_ms)))
+    return shown
 
 
 def _record_lines(results: Results) -> list[Line]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compute import Stoker, data_directory, running, started
+from egress import reached
 from exchange import Connection
 from machine import memory
 from measures import creates, first_answers, generator_ceiling, stoker_echo, warm_rounds, warm_up
@@ -28,7 +29,7 @@ from records import (
 )
 from results import STOKER_NODE, STOKER_PYTHON, Many, Results, spread
 
-PARTS = ("ready", "memory", "first", "create", "warm", "records", "backlog", "functions")
+PARTS = ("ready", "memory", "first", "create", "warm", "records", "backlog", "functions", "egress")
 FILL_MS = 3000  # until the pool of a fresh server is full: eight boots at low CPU weight
 IDLE_MS = 3000  # until a server without spares has come to rest
 CEILING_S = 1
@@ -70,7 +71,8 @@ class Session:
 
     def run(self) -> None:
         """Take every part of the plan."""
-        parts = set(self._plan.parts)
+        plan = self._plan
+        parts = set(plan.parts)
         if "ready" in parts:
             with self._part("ready"):
                 self._ready()
@@ -93,6 +95,16 @@ class Session:
         if "functions" in parts:
             with self._part("functions"), data_directory(self._plan.data_parent) as data:
                 self._functions(data)
+
+        if "egress" in parts:
+            with self._part("egress"):
+                self._tell("requests of functions, directly and through the broker")
+                self._results.reached = reached(
+                    stoker=plan.stoker,
+                    serve_options=plan.serve_options,
+                    data_parent=plan.data_parent,
+                    log=self._log,
+                )
 
     def _records(self, server: Stoker) -> None:
         plan, results = self._plan, self._results
