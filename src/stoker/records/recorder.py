@@ -1,8 +1,9 @@
 """The recorder: plain calls that have ended, stored behind their answers, many at a time.
 
-A call's caller waits for none of this. Each record is made as its call ends: made many at a time they would
-hold up the calls of that moment. What is not stored yet is what a kill -9 can lose, at most what ended
-within `FLUSH_MS` and the write after it. Does not know how records are found.
+A call's caller waits for none of this. Records are made some at a time: one by one each would find the
+processor's caches cold, and hundreds at a time would hold up the calls of that moment. What is not stored yet
+is what a kill -9 can lose, at most what ended within `FLUSH_MS` and the write after it. Does not know how
+records are found.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ BUSY_COUNT = 250
 """Calls that end within `FLUSH_MS` of a server that is busy: some 5,000 a second."""
 BUSY_S = 0.25
 """For so long after a flush like that."""
+FRESH_COUNT_MAX = 32
+FRESH_BYTES_MAX = 4 * KIB
+"""Of a payload: after a larger one records are made at once."""
 PACK_COUNT_MAX = 400
 PACK_BYTES_MAX = 512 * KIB
 """A pack is read whole to look up one record of it."""
@@ -119,6 +123,8 @@ class Recorder:
         """Of that function: calls of one function come one after the other."""
         self._head = b""
         """What its quick records begin with."""
+        self._fresh: list[tuple[Call, Outcome, int]] = []
+        """Ended calls of it, with the time of their ends, whose records are not made yet."""
         self._filling: dict[tuple[str, int], _Pack] = {}
         """By account and ttl."""
         self._waiting: deque[_Pack] = deque()
@@ -151,9 +157,11 @@ class Recorder:
         if store_payload and len(call.payload) + len(outcome.result or b"") > formats.BODY_BYTES_MAX:
             self._ended_large(call, outcome, ended_ms)
         elif is_quick(call, outcome):
-            text = quick_record(self._head, call, outcome, ended_ms, store_payload=store_payload)
-            self._add(call.function.account, ttl_ms, call.id, text, ended_ms)
+            self._fresh.append((call, outcome, ended_ms))
+            if len(self._fresh) >= FRESH_COUNT_MAX or len(call.payload) > FRESH_BYTES_MAX:
+                self._make_fresh()
         else:
+            self._make_fresh()  # in the order of their ends
             record = ended_record(call, outcome, keeping, ended_ms=ended_ms)
             text = formats.text_of_record(record)
             self._add(call.function.account, ttl_ms, call.id, text, ended_ms)
@@ -161,9 +169,21 @@ class Recorder:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_MS / 1000, self._flush)
 
     def _turn_to(self, function: Function, caller: str) -> None:
+        self._make_fresh()
         self._function, self._caller = function, caller
         self._keeping = Keeping.of(function.monitor_config)
         self._head = head_of(function, caller)
+
+    def _make_fresh(self) -> None:
+        """Make the quick records of calls that have just ended, all of one function and caller."""
+        fresh, self._fresh = self._fresh, []
+        if not fresh:
+            return
+        account = fresh[0][0].function.account
+        head, keeping = self._head, self._keeping
+        for call, outcome, ended_ms in fresh:
+            text = quick_record(head, call, outcome, ended_ms, store_payload=keeping.store_payload)
+            self._add(account, keeping.ttl_ms, call.id, text, ended_ms)
 
     def _add(self, account: str, ttl_ms: int, call_id: bytes, text: bytes, ended_ms: int) -> None:
         place = (account, ttl_ms)
@@ -200,6 +220,7 @@ class Recorder:
         return None
 
     def _packs(self) -> Iterator[_Pack]:
+        self._make_fresh()
         yield from self._filling.values()
         yield from reversed(self._waiting)
         if self._storing is not None:
@@ -219,7 +240,7 @@ class Recorder:
     @property
     def unstored(self) -> int:
         """How many records of calls that have ended are not stored yet."""
-        count = 0 if self._storing is None else len(self._storing.records)
+        count = len(self._fresh) + (0 if self._storing is None else len(self._storing.records))
         for pack in (*self._filling.values(), *self._waiting):
             count += len(pack.records)
         return count
@@ -291,6 +312,7 @@ class Recorder:
 
     async def _store(self) -> None:
         """Store all that has ended by now, a pack after the other; others go on in between."""
+        self._make_fresh()
         for pack in self._filling.values():
             self._wait(pack)
         self._filling.clear()
