@@ -38,11 +38,11 @@ from stoker.sandbox.protocol import (
 )
 
 SANDBOX = "0123456789ab"
-ASSIGN = Assign(3, SANDBOX, "f" * 64, True, 1 << 28, 500, 64)
+ASSIGN = Assign(3, SANDBOX, "f" * 64, True, 1 << 28, 500, 64, ("db.internal:5432",))
 REQUESTS: list[Request] = [
     Boot(1, "nodejs", True),
     ASSIGN,
-    Assign(4, SANDBOX, None, False, 1 << 20, 1, 0),
+    Assign(4, SANDBOX, None, False, 1 << 20, 1, 0, ()),
     Usage(5, SANDBOX),
     Count(6, SANDBOX),
     Hurry(SANDBOX),

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.model.egress import parse_rule
+from stoker.model.egress import parse_rule, parse_tunnel
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.function import RUNTIMES
 from stoker.model.limits import MIB, Limits
@@ -191,10 +191,13 @@ def _is_unicode(text: str) -> bool:
 
 def _check_network(network: dict[str, Any], limits: Limits, field: str) -> None:
     _check_bytes(network, limits, field)
-    egress = network.get("egress")
+    _check_egress(network.get("egress"), limits, f"{field}/egress")
+    _check_tunnels(network.get("tunnels"), limits, f"{field}/tunnels")
+
+
+def _check_egress(egress: Any, limits: Limits, field: str) -> None:
     if egress is None:
         return
-    field += "/egress"
     if not isinstance(egress, list):
         raise InvalidRequest("egress is a list of HOST:PORT", field=field)
     if len(egress) > limits.egress_rules_max:
@@ -208,6 +211,28 @@ def _check_network(network: dict[str, Any], limits: Limits, field: str) -> None:
                 field=f"{field}/{index}",
                 hint="api.example.com:443, *.example.org:443 or *:443; an IPv6 address in brackets",
             ) from None
+
+
+def _check_tunnels(tunnels: Any, limits: Limits, field: str) -> None:
+    if tunnels is None:
+        return
+    if not isinstance(tunnels, list):
+        raise InvalidRequest("tunnels is a list of HOST:PORT", field=field)
+    if len(tunnels) > limits.egress_tunnels_max:
+        raise InvalidRequest(f"a function has at most {limits.egress_tunnels_max} tunnels", field=field)
+    seen: set[str] = set()
+    for index, tunnel in enumerate(tunnels):
+        try:
+            target = str(parse_tunnel(tunnel if isinstance(tunnel, str) else ""))
+        except ValueError:
+            raise InvalidRequest(
+                "a tunnel is HOST:PORT, and the host a name",
+                field=f"{field}/{index}",
+                hint="db.internal:5432; to reach an address, give it a name in your DNS",
+            ) from None
+        if target in seen:
+            raise InvalidRequest(f"{target} is listed twice", field=f"{field}/{index}")
+        seen.add(target)
 
 
 def check_code(given: CodeChanges, limits: Limits, pointer: str, runtime: str) -> None:

@@ -32,7 +32,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "monitor": (dict, "a table: ttl, store_payload"),
     "retry": (dict, "a table: attempts, backoff_ms, max_age_ms"),
     "concurrency": (dict, "a table: per_instance, max_instances, min_instances"),
-    "network": (dict, "a table: egress"),
+    "network": (dict, "a table: egress, tunnels"),
 }
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stoker.egress.connector import Connector
-from stoker.egress.ports import Account, Port
+from stoker.egress.head import Head
+from stoker.egress.ports import Account, Listener, Port
 from stoker.egress.protocol import (
     FROM_GATEWAY,
     FROM_SUPERVISOR,
@@ -103,7 +104,7 @@ class Broker:
             self._shut(message.sandbox)
         elif len(descriptors) == 1:
             port = self._ports.setdefault(message.sandbox, Port())
-            port.listener = socket.socket(fileno=descriptors[0])
+            port.listeners.append(Listener(socket.socket(fileno=descriptors[0]), message.parsed()))
             self._serve(message.sandbox, port)
         else:
             raise Malformed("a port without its socket")
@@ -117,7 +118,7 @@ class Broker:
                 self._serve(message.sandbox, port)
         elif isinstance(message, Shut):
             # Of one whose socket never came: the supervisor has not heard of it, or has forgotten it.
-            if (port_left := self._ports.get(message.sandbox)) is not None and port_left.listener is None:
+            if (port_left := self._ports.get(message.sandbox)) is not None and not port_left.listeners:
                 self._shut(message.sandbox)
         elif (asked := self._asked.pop(message.tag, None)) is not None and not asked.done():
             asked.set_result(message)
@@ -161,29 +162,33 @@ class Broker:
     # -- sandboxes -------------------------------------------------------------------------------
 
     def _serve(self, sandbox: str, port: Port) -> None:
-        if port.listener is None or port.account is None or port.server is not None:
+        if port.account is None:
             return
-        listener, host = port.listener, _PortHost(self, sandbox, port)
+        for listener in port.listeners:
+            if not listener.served:
+                listener.served = True
+                self._own(self._serve_at(sandbox, port, listener))
 
-        async def serve() -> None:
-            if self._ports.get(sandbox) is not port:
-                return  # it has ended meanwhile
-            port.server = await self._loop.create_server(
-                lambda: Tunnel(host, self._clock).inner, sock=listener, backlog=BACKLOG
-            )
-            if self._ports.get(sandbox) is not port:
-                port.server.close()
-
-        self._own(serve())
+    async def _serve_at(self, sandbox: str, port: Port, listener: Listener) -> None:
+        if self._ports.get(sandbox) is not port:
+            return  # it has ended meanwhile
+        host, speaks_first = _PortHost(self, sandbox, port, listener.target), listener.target is None
+        listener.server = await self._loop.create_server(
+            lambda: Tunnel(host, self._clock, told=speaks_first).inner,
+            sock=listener.socket,
+            backlog=BACKLOG,
+        )
+        if self._ports.get(sandbox) is not port:
+            listener.server.close()
 
     def _shut(self, sandbox: str) -> None:
         port = self._ports.pop(sandbox, None)
         if port is None:
             return
-        if port.server is not None:
-            port.server.close()
-        if port.listener is not None:
-            port.listener.close()
+        for listener in port.listeners:
+            if listener.server is not None:
+                listener.server.close()
+            listener.socket.close()
         for tunnel in list(port.tunnels):
             tunnel.abort()
         if port.account is not None:
@@ -230,9 +235,9 @@ class Broker:
             self._accounts[port.account].tunnels -= 1
             self._drop_if_done(port.account)
 
-    def asked(self, sandbox: str, port: Port, tunnel: Tunnel, data: bytes) -> None:
-        """A function has said where it wants to go."""
-        tunnel.work = self._own(self._connector.serve(sandbox, port, tunnel, data))
+    def asked(self, sandbox: str, port: Port, tunnel: Tunnel, data: bytes, target: Head | None) -> None:
+        """A function has said where it wants to go, or that is known."""
+        tunnel.work = self._own(self._connector.serve(sandbox, port, tunnel, data, target))
 
     def _sweep(self) -> None:
         self._loop.call_later(SWEEP_S, self._sweep)
@@ -247,16 +252,17 @@ class Broker:
 class _PortHost:
     """Tells the broker whose tunnel it is."""
 
-    def __init__(self, broker: Broker, sandbox: str, port: Port) -> None:
+    def __init__(self, broker: Broker, sandbox: str, port: Port, target: Head | None) -> None:
         self._broker = broker
         self._sandbox = sandbox
         self._port = port
+        self._target = target
 
     def opened(self, tunnel: Tunnel) -> None:
         self._broker.opened(self._port, tunnel)
 
     def asked(self, tunnel: Tunnel, data: bytes) -> None:
-        self._broker.asked(self._sandbox, self._port, tunnel, data)
+        self._broker.asked(self._sandbox, self._port, tunnel, data, self._target)
 
     def closed(self, tunnel: Tunnel) -> None:
         self._broker.closed(self._port, tunnel)

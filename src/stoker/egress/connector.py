@@ -47,18 +47,23 @@ class Connector:
         self._judge = Judge(bounds, leads_out)
         self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="look-up")
 
-    async def serve(self, sandbox: str, port: Port, tunnel: Tunnel, data: bytes) -> None:
-        """Connect a tunnel to where its first bytes, up to the end of a head or too many, want to go."""
-        whole, end, rest = data.partition(END)
-        try:
-            if not end:
-                raise BadHead("the head of the request is too long")
-            head = parse_head(whole + end)
-        except BadHead as error:
-            await self._refuse(
-                sandbox, port, tunnel, f"refused a request to the proxy: {error}", "400 Bad Request"
-            )
-            return
+    async def serve(self, sandbox: str, port: Port, tunnel: Tunnel, data: bytes, target: Head | None) -> None:
+        """Connect a tunnel to its target, or else to where its first bytes want to go.
+
+        These are all up to the end of a head, and what came with it, or too many.
+        """
+        head, rest, established = target, data, b""
+        if head is None:
+            whole, end, rest = data.partition(END)
+            try:
+                if not end:
+                    raise BadHead("the head of the request is too long")
+                head = parse_head(whole + end)
+            except BadHead as error:
+                line = f"refused a request to the proxy: {error}"
+                await self._refuse(sandbox, port, tunnel, line, "400 Bad Request")
+                return
+            established = _ESTABLISHED if head.forward is None else b""
         try:
             self._check_counts(port)
             async with asyncio.timeout(self._bounds.connect_ms_max / 1000):
@@ -79,10 +84,7 @@ class Connector:
             raise
         else:
             tunnel.work = None
-            if head.forward is None:
-                tunnel.join(self._bounds.bytes_max, inner=_ESTABLISHED, outer=rest)
-            else:
-                tunnel.join(self._bounds.bytes_max, inner=b"", outer=head.forward + rest)
+            tunnel.join(self._bounds.bytes_max, inner=established, outer=(head.forward or b"") + rest)
 
     def _check_counts(self, port: Port) -> None:
         if len(port.tunnels) > self._bounds.connections_max:

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from dataclasses import dataclass, field
 
+from stoker.egress.head import Head
 from stoker.egress.tunnel import Tunnel
 from stoker.model.egress import Rule
 
@@ -26,14 +27,24 @@ class Account:
 
 
 @dataclass(slots=True)
-class Port:
-    """One sandbox's way out."""
+class Listener:
+    """One listening socket inside a sandbox."""
 
-    listener: socket.socket | None = None
+    socket: socket.socket
+    target: Head | None
+    """Where all that connects there wants to go; None where that is told."""
+    served: bool = False
+    server: asyncio.Server | None = None
+
+
+@dataclass(slots=True)
+class Port:
+    """One sandbox's ways out: the proxy's, and those of its tunnels."""
+
+    listeners: list[Listener] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
     account: str | None = None
     """None until the gateway has said whose it is."""
-    server: asyncio.Server | None = None
     tunnels: set[Tunnel] = field(default_factory=set)
     refusals: int = 0
     refusing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stoker.model.egress import RULES_MAX, Rule, parse_rule
-from stoker.model.packet import SANDBOX, TAG, Malformed, Table, listed, text
+from stoker.egress.head import Head
+from stoker.model.egress import RULES_MAX, TUNNELS_MAX, Rule, parse_rule, parse_tunnel
+from stoker.model.packet import SANDBOX, TAG, Malformed, Table, listed, or_none, text
 
 LINE_CHARS_MAX = 1000
 
@@ -32,9 +33,21 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """With one descriptor: the listening socket inside the sandbox."""
+    """With one descriptor: a listening socket inside the sandbox."""
 
     sandbox: str
+    target: str | None
+    """Where all that connects there wants to go, `host:port`; None for the proxy's port, which is told."""
+
+    def parsed(self) -> Head | None:
+        """Return the target; Malformed if it is none."""
+        if self.target is None:
+            return None
+        try:
+            rule = parse_tunnel(self.target)
+        except ValueError as error:
+            raise Malformed("a tunnel that is none") from error
+        return Head(rule.host, rule.port, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +91,17 @@ class Refused:
 
 _ACCOUNT = text(r".{1,200}")
 FROM_SUPERVISOR: Table = {
-    "Open": (Open, {"sandbox": SANDBOX}),
+    "Open": (Open, {"sandbox": SANDBOX, "target": or_none(text(r"[a-z0-9_.-]{1,253}:[0-9]{1,5}"))}),
     "Shut": (Shut, {"sandbox": SANDBOX}),
 }
 FROM_GATEWAY: Table = {
     "Serve": (
         Serve,
-        {"sandbox": SANDBOX, "account": _ACCOUNT, "rules": listed(text(r".{1,300}"), RULES_MAX)},
+        {
+            "sandbox": SANDBOX,
+            "account": _ACCOUNT,
+            "rules": listed(text(r".{1,300}"), RULES_MAX + TUNNELS_MAX),
+        },
     ),
     "Shut": (Shut, {"sandbox": SANDBOX}),
     "Noted": (Noted, {"tag": TAG}),

@@ -7,6 +7,8 @@ who made it. Never looks into what passes.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -74,9 +76,12 @@ class _Side(asyncio.Protocol):
 
 
 class Tunnel:
-    """From a function's connection to the end of both sides. `inner` is made by the listening server."""
+    """From a function's connection to the end of both sides. `inner` is made by the listening server.
 
-    def __init__(self, host: Host, clock: Callable[[], float]) -> None:
+    `told`: whether the function says first where it wants to go, in a head of HTTP.
+    """
+
+    def __init__(self, host: Host, clock: Callable[[], float], *, told: bool) -> None:
         self._host = host
         self._clock = clock
         self.inner = _Side(self)
@@ -85,7 +90,8 @@ class Tunnel:
         self.bytes_left = 0
         self.work: asyncio.Task[None] | None = None
         """What decides about it and connects, while that goes on."""
-        self._head: bytearray | None = bytearray()
+        self._told = told
+        self._head: bytearray | None = bytearray() if told else None
         self._early = bytearray()
         """What the server said before the function was told that it is connected."""
         self._joined = False
@@ -108,7 +114,10 @@ class Tunnel:
         self.inner.resume()
 
     def answer(self, status: str, text: str) -> None:
-        """Refuse with an answer of HTTP, and end."""
+        """Refuse, in an answer of HTTP if it speaks that, and end."""
+        if not self._told:
+            self._reset()
+            return
         body = f"{text}\n".encode()
         lines = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"
         self.inner.write(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -118,6 +127,15 @@ class Tunnel:
             # What it still sends is read and dropped: closed at once, it would hear of that and not read us.
             self.inner.transport.write_eof()
             self.inner.resume()
+
+    def _reset(self) -> None:
+        transport = self.inner.transport
+        if transport is not None:
+            # Not an orderly end, which a client might take for an answer of its server.
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        self.abort()
 
     def abort(self) -> None:
         """Cut both sides now."""
@@ -137,6 +155,9 @@ class Tunnel:
         """A side has its transport."""
         if side is self.inner:
             self._host.opened(self)
+            if not self._told and side.transport is not None and not side.transport.is_closing():
+                side.pause()
+                self._host.asked(self, b"")
         elif self.inner.transport is None:
             self.abort()  # the function left while we connected
 

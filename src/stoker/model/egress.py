@@ -14,6 +14,8 @@ from dataclasses import dataclass
 HOST_CHARS_MAX = 253
 RULES_MAX = 500
 """Of one version, whatever the setting was when it was made: they all go into one message."""
+TUNNELS_MAX = 100
+"""Likewise."""
 _LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
 _LAST = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"
 # No label may hold a dot and none may be empty, so there is one way to read a name: linear time. The last
@@ -109,6 +111,18 @@ def parse_rule(text: str) -> Rule:
             raise ValueError("addresses have no subdomains")
         return Rule(f"*.{name}", port_of(port))
     return Rule(host_of(host), port_of(port))
+
+
+def parse_tunnel(text: str) -> Rule:
+    """Return where the tunnel `HOST:PORT` leads; ValueError if it is none.
+
+    The host is a name, which is to resolve inside a sandbox; names of the loopback have their meaning there.
+    """
+    host, port = split_authority(text)
+    name = host_of(host)
+    if is_address(name) or name == "localhost" or name.endswith(".localhost"):
+        raise ValueError("a tunnel leads to a name")
+    return Rule(name, port_of(port or ""))
 
 
 def rule_for(rules: Iterable[Rule], host: str, port: int) -> Rule | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
-from stoker.model.egress import RULES_MAX
+from stoker.model.egress import RULES_MAX, TUNNELS_MAX
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -105,6 +105,8 @@ class Limits:
     """Live tails of logs at once."""
     egress_rules_max: int = 100
     """Rules of `network.egress` of one function."""
+    egress_tunnels_max: int = 20
+    """Entries of `network.tunnels` of one function."""
     egress_connections_max: int = 256
     """Connections to the outside that one instance has at once."""
     egress_account_connections_max: int = 1_024
@@ -140,6 +142,7 @@ _BOUNDS = MappingProxyType(
         "secrets_max": (1, 1_000),
         "secret_bytes_max": (1, 1 * MIB),
         "egress_rules_max": (1, RULES_MAX),
+        "egress_tunnels_max": (1, TUNNELS_MAX),
         "schema_depth_max": (1, 250),  # the depth of any JSON that is taken
     }
 )

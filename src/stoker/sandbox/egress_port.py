@@ -11,12 +11,12 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stoker.egress import broker
 from stoker.egress.protocol import Bounds, Open, Shut
 from stoker.model.packet import encode
-from stoker.sandbox import bundle, kernel
+from stoker.sandbox import bundle, kernel, names
 from stoker.sandbox.loop import Loop
 
 PORT = 808
@@ -56,7 +56,8 @@ class EgressPorts:
         self._started = started
         self._told_of_end = ended
         self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._listeners: dict[str, socket.socket] = {}
+        self._listeners: dict[str, list[tuple[bytes, socket.socket]]] = {}
+        """Of each sandbox, with what the broker is told of them."""
         self._broker: socket.socket | None = None
         self._queue: list[tuple[bytes, socket.socket | None]] = []
 
@@ -78,33 +79,49 @@ class EgressPorts:
         ours.setblocking(False)
         self._broker = ours
         self._loop.at_end(pid, self._ended)
-        self._queue = [(encode(Open(name)), listener) for name, listener in self._listeners.items()]
+        self._queue = [opened for listeners in self._listeners.values() for opened in listeners]
         self._started(gateway.detach())
         self._flush()
 
     def open(self, sandbox: str, pidfd: int) -> None:
-        """Open the port in the network namespace of a living process; OSError if that fails."""
+        """Open the proxy's port in the network namespace of a living process; OSError if that fails."""
+        self._open(sandbox, pidfd, [("127.0.0.1", PORT, None)])
+
+    def open_tunnels(self, sandbox: str, pidfd: int, tunnels: Sequence[str]) -> None:
+        """Open a port for each tunnel `host:port`, where its name will resolve to; OSError if that fails."""
+        self._open(sandbox, pidfd, names.places(tunnels))
+
+    def _open(self, sandbox: str, pidfd: int, places: Sequence[tuple[str, int, str | None]]) -> None:
         kernel.setns(pidfd, kernel.CLONE_NEWNET)
         try:
-            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            made = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in places]
         finally:
             kernel.setns(self._own, kernel.CLONE_NEWNET)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", PORT))
-            listener.listen(BACKLOG)
+            for listener, (address, port, _) in zip(made, places, strict=True):
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((address, port))
+                listener.listen(BACKLOG)
         except OSError:
-            listener.close()
+            for listener in made:
+                listener.close()
             raise
-        self._listeners[sandbox] = listener
-        self._tell(encode(Open(sandbox)), listener)
+        opened = [
+            (encode(Open(sandbox, target)), listener)
+            for listener, (_, _, target) in zip(made, places, strict=True)
+        ]
+        self._listeners.setdefault(sandbox, []).extend(opened)
+        for packet, listener in opened:
+            self._tell(packet, listener)
 
     def shut(self, sandbox: str) -> None:
-        """Close it, and cut what goes through it."""
-        listener = self._listeners.pop(sandbox, None)
-        if listener is not None:
-            self._queue = [entry for entry in self._queue if entry[1] is not listener]
-            listener.close()
+        """Close its ports, and cut what goes through them."""
+        opened = self._listeners.pop(sandbox, None)
+        if opened is not None:
+            listeners = [listener for _, listener in opened]
+            self._queue = [entry for entry in self._queue if entry[1] not in listeners]
+            for listener in listeners:
+                listener.close()
             self._tell(encode(Shut(sandbox)), None)
 
     def _tell(self, packet: bytes, listener: socket.socket | None) -> None:

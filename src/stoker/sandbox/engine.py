@@ -65,9 +65,12 @@ class Sandbox(Protocol):
     environment: Mapping[str, str]
     """Variables that tell the program of its way out; they come before those of the function."""
 
-    async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
+    async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Give it to a function, once: its code appears at `code_root` and the limits are in force.
 
+        The host of each of `tunnels`, `host:port` in small letters, resolves inside from then on, to where
+        that port listens; what connects to it goes on to the very host and port if `reach` allows that.
+        Without isolation there are no tunnels: names are the machine's.
         The program has to chdir there again, as the code hides the empty folder it was started in. Raises
         PlatformError, SandboxGone if it has ended; either way it is of no more use and is being killed.
         """

@@ -25,6 +25,14 @@ MS_SHARED = 0x100000
 
 MNT_DETACH = 0x2
 
+_OPEN_TREE_CLONE = 0x1
+_OPEN_TREE_CLOEXEC = 0o2000000
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_AT_FDCWD = -100
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+"""The same numbers on every architecture."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -65,6 +73,22 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
         os.fsencode(data) or None,
     )
     _checked(result, f"mount {target}")
+
+
+def detached_mount(path: str) -> int:
+    """Return a descriptor of a mount of a file or folder that is nowhere yet; OSError if it is refused."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    result: int = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    _checked(min(result, 0), f"open_tree {path}")
+    return result
+
+
+def attach_mount(mount: int, target: str) -> None:
+    """Put a detached mount at `target`, of the mount namespace that we are in; OSError if it is refused."""
+    result = _libc.syscall(
+        _SYS_MOVE_MOUNT, mount, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+    )
+    _checked(result, f"move_mount {target}")
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:

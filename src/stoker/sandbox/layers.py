@@ -64,6 +64,10 @@ class Folders:
         """Return the folder of its OCI bundle."""
         return f"{RUN}/b/{sandbox}"
 
+    def hosts(self, sandbox: str) -> str:
+        """Return the file that is its hosts file, if it has one of its own."""
+        return f"{self.bundle(sandbox)}/hosts"
+
     def add(self, sandbox: str) -> None:
         """Make a sandbox's folders, /code empty."""
         os.mkdir(self.bundle(sandbox), 0o700)

@@ -59,7 +59,7 @@ class ProcessSandbox:
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._loop.add_reader(self._pidfd, self._first_process_ended)
 
-    async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
+    async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Copy the code to `code_root`; the limits are not kept."""
         if code is None:
             return

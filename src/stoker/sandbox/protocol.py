@@ -12,6 +12,7 @@ from typing import Any
 
 from stoker.egress.protocol import Bounds
 from stoker.model import packet as packets
+from stoker.model.egress import TUNNELS_MAX
 from stoker.model.packet import (
     COUNT_MAX,
     SANDBOX,
@@ -78,6 +79,8 @@ class Assign:
     memory_bytes: int
     cpu_millis: int
     processes: int
+    tunnels: tuple[str, ...]
+    """Where each leads, `host:port`, each host a name in small letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,7 @@ _REQUESTS: Table = {
             "memory_bytes": number(1 << 20, MEMORY_BYTES_MAX),
             "cpu_millis": number(1, CPU_MILLIS_MAX),
             "processes": number(0, PROCESSES_MAX),
+            "tunnels": listed(text(r"[a-z0-9_.-]{1,253}:[0-9]{1,5}"), TUNNELS_MAX),
         },
     ),
     "Usage": (Usage, {"tag": TAG, "sandbox": SANDBOX}),

@@ -76,7 +76,7 @@ class SupervisedSandbox:
         self._memory_peak_bytes = 0
         self._exit: asyncio.Future[Exit] = engine.loop.create_future()
 
-    async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
+    async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Mount the code and write the limits; about a millisecond, longer for a writable copy."""
         if code is not None and code.path.parent != self._engine.site.code_root:
             raise PlatformError("Code lies directly in the site's folder of code.")
@@ -88,6 +88,7 @@ class SupervisedSandbox:
             limits.memory_bytes,
             limits.cpu_millis,
             limits.processes,
+            tunnels,
         )
         try:
             request(encode(wanted))

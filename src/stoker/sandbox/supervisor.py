@@ -15,7 +15,7 @@ import socket
 import time
 
 from stoker.model.packet import Malformed
-from stoker.sandbox import bundle, copier
+from stoker.sandbox import bundle, copier, names
 from stoker.sandbox.cell import Cell, State
 from stoker.sandbox.cgroups import SHARES_PER_CORE, SPARE_SHARES, Cgroups
 from stoker.sandbox.egress_port import EgressPorts
@@ -81,6 +81,7 @@ class Supervisor:
         self._post = Post(control)
         self._loop = Loop()
         self._egress = EgressPorts(setup.egress, self._loop, self._broker_started, self._broker_ended)
+        self._namespaces = names.Namespaces()
         self._cells: dict[str, Cell] = {}
         self._starting = 0
         self._slots = list(range(SLOTS))
@@ -224,6 +225,14 @@ class Supervisor:
                 # It runs, and reaches nothing.
                 self._say(Note("sandbox.egress_port", cut(str(error))))
 
+    def _open_tunnels(self, cell: Cell, tunnels: tuple[str, ...]) -> None:
+        """Make the names of tunnels resolve, and their ports listen; no code of a user has run in it."""
+        if cell.pidfd is None:
+            raise ChildProcessError("the sandbox is gone")
+        self._egress.open_tunnels(cell.id, cell.pidfd, tunnels)
+        names.write_hosts(self._folders.hosts(cell.id), tunnels)
+        self._namespaces.show_hosts(self._folders.hosts(cell.id), cell.pidfd)
+
     def _watch(self, cell: Cell) -> None:
         self._cgroups.weigh(cell.id, SHARES_PER_CORE if cell.boot.urgent else SPARE_SHARES)
         cell.oom_event = self._cgroups.watch(cell.id)
@@ -250,6 +259,8 @@ class Supervisor:
             return
         cell.assigned = wanted
         try:
+            if wanted.tunnels:
+                self._open_tunnels(cell, wanted.tunnels)
             if wanted.folder is not None and wanted.writable:
                 self._start_copy(cell, wanted, wanted.folder)
                 return

@@ -104,7 +104,7 @@ class FakeSandbox:
         self.reaches = (account, rules)
         self.refused = refused
 
-    async def assign(self, code: Code | None, limits: InstanceLimits) -> None:
+    async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Note code and limits."""
         await asyncio.sleep(0)
         if self._exit.done():

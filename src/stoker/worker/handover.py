@@ -5,13 +5,13 @@ Does not know why a function needs an instance, nor what becomes of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stoker.model.egress import DEFAULT_RULES, RULES_MAX, parse_rule
+from stoker.model.egress import DEFAULT_RULES, RULES_MAX, TUNNELS_MAX, Rule, parse_rule, parse_tunnel
 from stoker.model.errors import PlatformError
 from stoker.model.function import Asset, CodeVersion, Function
 from stoker.model.launch import Code, InstanceLimits
@@ -86,6 +86,7 @@ class Handover:
             raise
         code = Code(folder, writable=not function.code.read_only_fs)
         cpu_millis = self._cpu_millis(function.memory_bytes)
+        tunnels = tunnels_of(function.code)
         limits = InstanceLimits(function.memory_bytes, cpu_millis, self._limits.processes_max)
         for left in reversed(range(SPARES_TRIED_MAX)):
             try:
@@ -95,7 +96,7 @@ class Handover:
                     raise
                 continue
             try:
-                await instance.sandbox.assign(code, limits)
+                await instance.sandbox.assign(code, limits, tunnels)
             except SandboxGone:
                 instance.kill()
             except BaseException:
@@ -136,15 +137,24 @@ class Handover:
 
 
 def rules_of(code: CodeVersion) -> tuple[str, ...]:
-    """Return what a version may reach: what it lists, or else the web.
+    """Return what a version may reach: what it lists, or else the web, and where its tunnels lead.
 
     A rule that parsed when it was stored and does not any more allows nothing.
     """
     listed = (code.network or {}).get("egress")
-    if listed is None:
-        return tuple(map(str, DEFAULT_RULES))
+    rules = DEFAULT_RULES if listed is None else _parsed(listed[:RULES_MAX], parse_rule)
+    return (*map(str, rules), *tunnels_of(code))
+
+
+def tunnels_of(code: CodeVersion) -> tuple[str, ...]:
+    """Return where a version's tunnels lead, `host:port` each; without those that do not parse any more."""
+    listed = (code.network or {}).get("tunnels") or ()
+    return tuple(map(str, _parsed(listed[:TUNNELS_MAX], parse_tunnel)))
+
+
+def _parsed(texts: Sequence[str], parse: Callable[[str], Rule]) -> list[Rule]:
     found = []
-    for text in listed[:RULES_MAX]:
+    for text in texts:
         with suppress(ValueError):
-            found.append(str(parse_rule(text)))
-    return tuple(found)
+            found.append(parse(text))
+    return found

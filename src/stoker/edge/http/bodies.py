@@ -64,6 +64,17 @@ _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _HEX = "[0-9A-Fa-f]{1,4}"
 _IPV6 = f"(?:(?:{_HEX}:){{7}}{_HEX}|::(?:{_HEX}:){{0,5}}{_HEX}|(?:{_HEX}:){{1,6}}:{_HEX})"
+TunnelTarget = Annotated[
+    str,
+    Meta(
+        description="HOST:PORT, for instance `db.internal:5432`; the host is a name, and resolves inside.",
+        extra_json_schema={
+            "maxLength": 254,
+            "pattern": rf"^(?:{_LABEL}\.)*{_LAST}\.?:{_PORT}$",
+            "not": {"pattern": r"^(?:.*\.)?[Ll][Oo][Cc][Aa][Ll][Hh][Oo][Ss][Tt]\.?:"},
+        },
+    ),
+]
 EgressRule = Annotated[
     str,
     Meta(
@@ -102,6 +113,13 @@ class Network(msgspec.Struct):
 
     egress: (
         Annotated[list[EgressRule], Meta(extra_json_schema={"maxItems": "limits.egress_rules_max"})] | None
+    ) = None
+    tunnels: (
+        Annotated[
+            list[TunnelTarget],
+            Meta(extra_json_schema={"maxItems": "limits.egress_tunnels_max", "uniqueItems": True}),
+        ]
+        | None
     ) = None
 
 

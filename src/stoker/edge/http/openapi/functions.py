@@ -80,7 +80,7 @@ CREATE_EXAMPLES = MappingProxyType(
                 "runtime": "python",
                 "assets": [{"asset_name": "main.py", "asset_value": _base64(_PYTHON)}],
                 "env_vars": ["STAGE=test"],
-                "network": {"egress": []},
+                "network": {"egress": [], "tunnels": ["db.internal:5432"]},
             },
             "monitor_config": {},
             "size": "small",
