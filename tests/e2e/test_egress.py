@@ -336,17 +336,32 @@ def test_tls_is_passed_through_unopened(client: Client, certificate: str, runtim
 
 LIBRARIES = """
 import asyncio, json, urllib.request
-import httpx, requests
+import aiohttp, httpx, requests
 def handler(event):
     url = event['url']
     async def asynchronous():
         async with httpx.AsyncClient() as client:
             return (await client.get(url)).text
-    return [requests.get(url, timeout=20).text, httpx.get(url).text, asyncio.run(asynchronous())]
+    async def trusting():
+        async with aiohttp.ClientSession(trust_env=True) as session, session.get(url) as answer:
+            return await answer.text()
+    first = [requests.get(url, timeout=20).text, httpx.get(url).text]
+    return [*first, asyncio.run(asynchronous()), asyncio.run(trusting())]
 """
 PACKAGES = (
     *("requests", "urllib3", "idna", "certifi", "charset_normalizer"),
     *("httpx", "httpcore", "h11", "anyio", "sniffio", "typing_extensions"),
+    *(
+        "aiohttp",
+        "aiosignal",
+        "aiohappyeyeballs",
+        "attr",
+        "attrs",
+        "frozenlist",
+        "multidict",
+        "propcache",
+        "yarl",
+    ),
 )
 
 
@@ -368,7 +383,7 @@ def test_the_usual_libraries_of_python_work_unchanged(client: Client) -> None:
     created = client.create("libraries", {}, runtime="python", assets=[item], timeout=60_000)
     assert created.status_code == 201, created.text
 
-    assert client.result("libraries", {"url": "http://public.test/"}) == [f"this is {w.PUBLIC}"] * 3
+    assert client.result("libraries", {"url": "http://public.test/"}) == [f"this is {w.PUBLIC}"] * 4
 
 
 HTTP_MODULE = """

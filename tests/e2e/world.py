@@ -35,6 +35,8 @@ NAMES = {
     "second.test": [SECOND],
     "sub.public.test": [PUBLIC],
     "private.test": [PRIVATE],
+    "db.internal": [PRIVATE],
+    "shared.test": [SHARED],
     "metadata.test": [METADATA],
     "loopback.test": ["127.0.0.1"],
     "host.test": [HOST_PUBLIC],
