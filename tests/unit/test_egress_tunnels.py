@@ -27,7 +27,7 @@ LOOPBACK = re.compile(EXTRA["not"]["pattern"])
 @given(TARGETS)
 def test_what_the_description_calls_a_tunnel_is_one_and_a_rule_too(text: str) -> None:
     if LOOPBACK.match(text):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="leads to a name"):
             parse_tunnel(text)
         return
 
@@ -50,22 +50,12 @@ def test_a_tunnel_names_one_host_that_a_hosts_file_can_hold(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "db",
-        "db:",
-        "db:0",
-        "db:65536",
-        "*:1",
-        "*.db:1",
-        "10.0.0.1:1",
-        "[::1]:1",
-        "localhost:1",
-        "LocalHost.:1",
-    ]
-    + ["a.localhost:1", "127.1:80", "d b:1", "db:1 ", "db#:1"],
+        *("", "db", "db:", "db:0", "db:65536", "*:1", "*.db:1", "10.0.0.1:1", "[::1]:1", "127.1:80"),
+        *("localhost:1", "LocalHost.:1", "a.localhost:1", "d b:1", "db:1 ", "db#:1"),
+    ],
 )
 def test_what_is_no_tunnel_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"."):
         parse_tunnel(text)
 
 
