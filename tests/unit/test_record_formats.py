@@ -144,6 +144,9 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     cut = read(12)
     assert isinstance(cut, Pack)
     assert [(one.log_bytes, one.log_cut_bytes) for one in cut.records] == [(300000, 37856)]
+    child = read(13)
+    assert isinstance(child, Pack)
+    assert [(one.parent_invocation_id, one.depth) for one in child.records] == [(A, 1)]
 
 
 ANY_KEY: dict[str, Any] = {"format": 1, "body_digest": "cd" * 32}

@@ -58,6 +58,7 @@ from stoker.edge.http.limits_route import LimitsRoute
 from stoker.edge.http.machines import MachineRoutes
 from stoker.edge.http.metrics import MetricsRoute
 from stoker.edge.http.openapi.routes import OpenApiRoutes
+from stoker.edge.http.origin import Origin
 from stoker.edge.http.runtimes import RuntimeRoutes
 from stoker.edge.http.secrets import SecretRoutes
 from stoker.edge.http.server import HttpServer
@@ -283,6 +284,7 @@ class Server:
             log=edge_log,
         )
         await http.start(sock, tls)
+        pool.on_inward = lambda account, calls, connection: http.adopt(connection, Origin(account, calls))
 
         async def stop() -> None:
             http.abort()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stoker.model.call import Parent
+
 SCOPES = (
     "functions:read",
     "functions:write",
@@ -43,6 +45,8 @@ class Principal:
     """The topic of the only collection that it sees; None for all."""
     rates: tuple[Rate, ...] = ()
     """What bounds its calls: its own rate, and that of those that it was made with."""
+    parent: Parent | None = None
+    """The invocation whose function calls, if one does."""
 
     def may(self, scope: str) -> bool:
         """Tell whether it has a scope; a `:write` includes the `:read` of the same noun."""

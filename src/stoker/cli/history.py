@@ -44,6 +44,7 @@ def add_parsers(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="TIME", help="RFC 3339, or such as 10m, 2h, 1d: so long ago")
     parser.add_argument("--until", metavar="TIME", help="as --since")
+    parser.add_argument("--parent", metavar="ID", help="what the function of that call called")
     parser.add_argument(
         "--limit", type=int, default=LIMIT, metavar="N", help=f"how many, {LIMIT} if not given; 0 for all"
     )
@@ -92,6 +93,7 @@ def invocations(session: Session) -> int:
                 status=arguments.status,
                 since=time_of(session, arguments.since),
                 until=time_of(session, arguments.until),
+                parent=arguments.parent,
                 limit=session.limit(),
             )
         )
@@ -160,6 +162,7 @@ def _show_one(session: Session, client: Client, invocation_id: str) -> int:
         ),
         ("caller", record.caller),
         ("replay of", record.replay_of or ""),
+        ("called by", record.parent_invocation_id or ""),
         ("payload", record.payload or ""),
     ]
     screen.facts([(name, value) for name, value in facts if value])

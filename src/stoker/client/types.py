@@ -174,6 +174,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """JSON text, as `payload`."""
     error: RecordError | None = None
     replay_of: str | None = None
+    parent_invocation_id: str | None = None
+    """The invocation whose function called it, if one did."""
+    depth: int = 0
+    """How many invocations it is within."""
 
     @property
     def has_ended(self) -> bool:

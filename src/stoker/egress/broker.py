@@ -23,6 +23,7 @@ from stoker.egress.protocol import (
     FROM_SUPERVISOR,
     LINE_CHARS_MAX,
     Bounds,
+    Inward,
     Noted,
     Open,
     Refused,
@@ -52,14 +53,14 @@ class Broker:
         self._gateway = gateway
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._connector = Connector(bounds, self._account_of, self._note)
+        self._connector = Connector(bounds, self._account_of, self._note, self._hand_in)
         self._ports: dict[str, Port] = {}
         self._accounts: dict[str, Account] = {}
         self._tunnels = 0
         self._tunnels_max = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_FILES) // 2)
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._tag = 0
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[bytes, socket.socket | None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._over = self._loop.create_future()
 
@@ -141,15 +142,19 @@ class Broker:
         """Return once a line is in the log of the call that runs, or the gateway is too slow for that."""
         await self._ask(lambda tag: Refused(tag, sandbox, line[:LINE_CHARS_MAX]))
 
-    def _say(self, message: object) -> None:
-        self._unsent.append(encode(message))
+    def _hand_in(self, sandbox: str, connection: socket.socket) -> None:
+        self._say(Inward(sandbox), connection.dup())
+
+    def _say(self, message: object, handed: socket.socket | None = None) -> None:
+        self._unsent.append((encode(message), handed))
         if len(self._unsent) == 1:
             self._flush()
 
     def _flush(self) -> None:
         while self._unsent:
+            packet, handed = self._unsent[0]
             try:
-                self._gateway.send(self._unsent[0])
+                socket.send_fds(self._gateway, [packet], [] if handed is None else [handed.fileno()])
             except BlockingIOError:
                 self._loop.add_writer(self._gateway.fileno(), self._flush)
                 return
@@ -157,6 +162,8 @@ class Broker:
                 self._end()
                 return
             self._unsent.popleft()
+            if handed is not None:
+                handed.close()
         self._loop.remove_writer(self._gateway.fileno())
 
     # -- sandboxes -------------------------------------------------------------------------------

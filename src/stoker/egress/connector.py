@@ -20,6 +20,7 @@ from stoker.egress.ports import Account, Port
 from stoker.egress.protocol import Bounds
 from stoker.egress.routes import leads_out
 from stoker.egress.tunnel import Tunnel
+from stoker.model.egress import INTERNAL
 
 LOOKUP_THREADS = 32
 REFUSALS_AT_ONCE = 32
@@ -31,7 +32,8 @@ _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 class Connector:
     """Connects for all sandboxes of a broker.
 
-    `note(sandbox, line)` returns once the gateway has a line for the log of the call that runs.
+    `note(sandbox, line)` returns once the gateway has a line for the log of the call that runs;
+    `hand_in(sandbox, socket)` gives the gateway a connection to itself.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class Connector:
         bounds: Bounds,
         account_of: Callable[[Port], Account],
         note: Callable[[str, str], Awaitable[None]],
+        hand_in: Callable[[str, socket.socket], None],
     ) -> None:
         self._bounds = bounds
         self._account_of = account_of
         self._note = note
+        self._hand_in = hand_in
         self._loop = asyncio.get_running_loop()
         self._judge = Judge(bounds, leads_out)
         self._threads = ThreadPoolExecutor(LOOKUP_THREADS, thread_name_prefix="look-up")
@@ -67,9 +71,11 @@ class Connector:
         try:
             self._check_counts(port)
             async with asyncio.timeout(self._bounds.connect_ms_max / 1000):
-                account = self._account_of(port)
-                addresses = await self._judge.addresses(head, port.rules, partial(self._look_up, account))
-                await self._reach(tunnel, head, addresses)
+                if head.host == INTERNAL.host:
+                    await self._reach_gateway(sandbox, port, tunnel, head)
+                else:
+                    lookup = partial(self._look_up, self._account_of(port))
+                    await self._reach(tunnel, head, await self._judge.addresses(head, port.rules, lookup))
         except Refusal as refusal:
             line = f"refused to connect to {head.authority}: {refusal}"
             await self._refuse(sandbox, port, tunnel, line, "403 Forbidden")
@@ -91,6 +97,16 @@ class Connector:
             raise Refusal(f"the instance has {self._bounds.connections_max} connections already")
         if self._account_of(port).tunnels > self._bounds.account_connections_max:
             raise Refusal(f"the account has {self._bounds.account_connections_max} connections already")
+
+    async def _reach_gateway(self, sandbox: str, port: Port, tunnel: Tunnel, head: Head) -> None:
+        """Connect to stoker's own API: whose connection it is, is known by whose packet it came with."""
+        if head.port != INTERNAL.port or INTERNAL not in port.rules:
+            raise Refusal(f'it has to be listed; add "{INTERNAL}" to network.tunnels')
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self._hand_in(sandbox, theirs)
+        ours.setblocking(False)
+        await self._loop.create_connection(lambda: tunnel.outer, sock=ours)
 
     async def _reach(self, tunnel: Tunnel, head: Head, addresses: Sequence[Address]) -> None:
         problem: OSError | None = None

@@ -89,6 +89,13 @@ class Refused:
     line: str
 
 
+@dataclass(frozen=True, slots=True)
+class Inward:
+    """With one descriptor: a connection of a sandbox to stoker's own API."""
+
+    sandbox: str
+
+
 _ACCOUNT = text(r".{1,200}")
 FROM_SUPERVISOR: Table = {
     "Open": (Open, {"sandbox": SANDBOX, "target": or_none(text(r"[a-z0-9_.-]{1,253}:[0-9]{1,5}"))}),
@@ -107,5 +114,6 @@ FROM_GATEWAY: Table = {
     "Noted": (Noted, {"tag": TAG}),
 }
 FROM_BROKER: Table = {
+    "Inward": (Inward, {"sandbox": SANDBOX}),
     "Refused": (Refused, {"tag": TAG, "sandbox": SANDBOX, "line": text(rf".{{0,{LINE_CHARS_MAX}}}")}),
 }

@@ -104,6 +104,7 @@ class Acceptance:
             contract = entry.contract or self._catalog.contract(entry)
             admit(contract, payload, bytes_max)
         call_id = self._ids.next()
+        parent = None if replay_of is not None else principal.parent
         record = Record(
             invocation_id=text_of(call_id),
             function=function.subject,
@@ -113,6 +114,8 @@ class Acceptance:
             created_ms=created_ms_of(call_id),
             caller=principal.token_id,
             replay_of=replay_of,
+            parent_invocation_id=None if parent is None else parent.invocation_id,
+            depth=0 if parent is None else parent.depth,
         )
         work = Work(
             topic=function.collection_topic,

@@ -124,6 +124,7 @@ class Attempts:
             began=began,
         )
         call.replay_of = record.replay_of
+        call.parent = record.parent
         one.call, one.started_ms = call, None
         backlog.submitted += 1
         self._usage.begin(account)

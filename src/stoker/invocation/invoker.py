@@ -153,4 +153,5 @@ class Invoker:
             ended=ended,
         )
         call.replay_of = replay_of
+        call.parent = principal.parent
         return call

@@ -111,6 +111,7 @@ class KeyedCalls:
             created_ms=accepted.record.created_ms,
             began=began,
         )
+        call.parent = accepted.record.parent
         self._live.add(one)
         outcome = await self._ended(call, accepted.account, ended)
         if not isinstance(outcome, Outcome):

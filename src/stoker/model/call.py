@@ -8,10 +8,24 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from stoker.model.errors import StokerError
 from stoker.model.function import Function
 from stoker.model.outcome import Outcome
+
+DEPTH_MAX = 16
+"""How deep calls may be within each other: one from outside is at 0, what its function calls at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The invocation whose function makes a call."""
+
+    invocation_id: str
+    depth: int
+    """Of the call that it makes."""
+
 
 Ended = Callable[["Call", Outcome | StokerError], None]
 
@@ -65,6 +79,7 @@ class Call:
         "created_ms",
         "function",
         "id",
+        "parent",
         "patient",
         "payload",
         "queued_at",
@@ -99,6 +114,8 @@ class Call:
         """Told once, when it begins to run in an instance; not at all if it ends before."""
         self.replay_of: str | None = None
         """The id of the invocation that it runs again."""
+        self.parent: Parent | None = None
+        """The invocation that it was made by, if one did."""
         self.cancel: Callable[[], None] | None = None
         """Set by the executor while it can be cancelled."""
         self._ended: Ended | None = ended

@@ -44,6 +44,8 @@ class Rule:
         return authority_of(self.host, self.port)
 
 
+INTERNAL = Rule("stoker.internal", 80)
+"""Leads to stoker's own API, with what the call that runs may do; to be listed among the tunnels."""
 DEFAULT_RULES = (Rule("*", 80), Rule("*", 443))
 """Of a function that has no `network.egress`."""
 
@@ -122,7 +124,10 @@ def parse_tunnel(text: str) -> Rule:
     name = host_of(host)
     if is_address(name) or name == "localhost" or name.endswith(".localhost"):
         raise ValueError("a tunnel leads to a name")
-    return Rule(name, port_of(port or ""))
+    tunnel = Rule(name, port_of(port or ""))
+    if name == INTERNAL.host and tunnel != INTERNAL:
+        raise ValueError(f"only {INTERNAL} is there")
+    return tunnel
 
 
 def rule_for(rules: Iterable[Rule], host: str, port: int) -> Rule | None:

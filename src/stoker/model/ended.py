@@ -21,6 +21,7 @@ def ended_record(
     timings = outcome.timings
     if attempts is None:
         attempts = int(timings.run_ms > 0)
+    parent = call.parent
     kept = keeping.store_payload
     result = outcome.result if kept else None
     return Record(
@@ -40,6 +41,8 @@ def ended_record(
         memory_bytes=outcome.memory_bytes,
         caller=call.caller,
         replay_of=call.replay_of,
+        parent_invocation_id=None if parent is None else parent.invocation_id,
+        depth=0 if parent is None else parent.depth,
         error=None if failure is None else error_of(failure),
         log=outcome.log.decode(errors="replace") if outcome.log else "",
         log_bytes=outcome.log_bytes,

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from stoker.model.call import text_of
+from stoker.model.call import Parent, text_of
 from stoker.model.limits import TTL_MS_DEFAULT
 from stoker.model.outcome import END_REASON_OF_CODE, EndReason
 
@@ -57,6 +57,10 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     caller: str = ""
     """The id of the token that asked for it."""
     replay_of: str | None = None
+    parent_invocation_id: str | None = None
+    """The invocation whose function called it, if one did."""
+    depth: int = 0
+    """How many invocations it is within."""
     error: RecordError | None = None
     log: str = ""
     log_bytes: int = 0
@@ -66,6 +70,12 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     payload: str | None = None
     """JSON text, with `store_payload`."""
     result: str | None = None
+
+    @property
+    def parent(self) -> Parent | None:
+        """What it was called by, as its call has it."""
+        called_by = self.parent_invocation_id
+        return None if called_by is None else Parent(called_by, self.depth)
 
     @property
     def ended(self) -> bool:

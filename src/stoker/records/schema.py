@@ -67,10 +67,12 @@ CREATE TABLE records (
     function INTEGER NOT NULL,
     status TEXT NOT NULL,
     expires_ms INTEGER NOT NULL,
+    parent TEXT, -- the id of the invocation whose function called
     summary TEXT NOT NULL,
     UNIQUE (account, invocation_id)
 ) STRICT;
 CREATE INDEX records_by_status ON records (account, status, invocation_id, expires_ms);
+CREATE INDEX records_by_parent ON records (account, parent, invocation_id) WHERE parent IS NOT NULL;
 CREATE INDEX records_by_function ON records (function, status, invocation_id, expires_ms);
 
 CREATE VIEW incoming (sequence, account, noun, subject, invocation_id, bytes, needs, data) AS
@@ -130,12 +132,13 @@ _FUNCTION = f"""(
     )"""
 _RECORD = f"""
         NEW.account, {_PART("r.value", "invocation_id")}, {_FUNCTION}, {_PART("r.value", "status")},
-        m.expires_ms, json_remove(r.value, '$.payload', '$.result', '$.log')"""
+        m.expires_ms, {_PART("r.value", "parent_invocation_id")},
+        json_remove(r.value, '$.payload', '$.result', '$.log')"""
 _INTO_MESSAGES = """INSERT INTO messages
         (sequence, account, noun, subject, invocation_id, expires_ms, bytes, needs, pending)
     SELECT NEW.sequence, NEW.account, NEW.noun, NEW.subject,"""
 _INTO_RECORDS = """INSERT OR REPLACE INTO records
-        (place, account, invocation_id, function, status, expires_ms, summary)"""
+        (place, account, invocation_id, function, status, expires_ms, parent, summary)"""
 
 _MESSAGES = f"""
 CREATE TRIGGER pack_comes INSTEAD OF INSERT ON incoming WHEN NEW.noun = 'pack' BEGIN

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Filter:
     """Accepted before this time."""
     collection: str | None = None
     """The topic of the functions' collection."""
+    parent: str | None = None
+    """The invocation whose function called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class ViewSearch:
     def count(self, account: str, wanted: Filter) -> int:
         """Return how many records there are."""
         # by status in any case: that index has the expiry, and rows need not be looked at
-        every = replace(wanted, statuses=wanted.statuses or STATUSES)
+        every = replace(wanted, statuses=wanted.statuses or (STATUSES if wanted.parent is None else ()))
         parts, values = _parts(account, every, None)
         counted: int = self._one(
             f"SELECT {' + '.join(f'(SELECT count(*) FROM {part})' for part in parts)}", **values
@@ -206,6 +208,8 @@ def _parts(account: str, wanted: Filter, before: str | None) -> tuple[list[str],
         bounds.append(f"function IN {_OF_COLLECTION}")
         first = values["first"] = function_subject(wanted.collection, "")
         values["past"] = f"{first[:-1]}/"  # which comes right after the point
+    if wanted.parent is not None:
+        return [_of_parent(wanted, bounds, values)], values
     if wanted.function is None:
         index, whose = "records_by_status", f"account = {_ACCOUNT}"
     else:
@@ -219,6 +223,20 @@ def _parts(account: str, wanted: Filter, before: str | None) -> tuple[list[str],
         only = [whose, f"status = :status{number}", *bounds]
         parts.append(f"records INDEXED BY {index} WHERE {' AND '.join(only)}")
     return parts, values
+
+
+def _of_parent(wanted: Filter, bounds: Sequence[str], values: dict[str, object]) -> str:
+    """Return the range of what an invocation called; these are few, so what else is wanted is looked at."""
+    only = [f"account = {_ACCOUNT}", "parent = :parent", *bounds]
+    values["parent"] = wanted.parent
+    if wanted.function is not None:
+        only.append(f"function = {_FUNCTION}")
+        values["function"] = wanted.function
+    if wanted.statuses:
+        names = [f"status{number}" for number in range(len(wanted.statuses))]
+        only.append(f"status IN ({', '.join(f':{name}' for name in names)})")
+        values.update(zip(names, wanted.statuses, strict=True))
+    return f"records INDEXED BY records_by_parent WHERE {' AND '.join(only)}"
 
 
 def _least_id(time_ms: int) -> str:

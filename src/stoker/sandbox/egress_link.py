@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
 
-from stoker.egress.protocol import FROM_BROKER, Noted, Refused, Serve, Shut
+from stoker.egress.protocol import FROM_BROKER, Inward, Noted, Refused, Serve, Shut
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, decode, encode
+from stoker.sandbox.engine import WayOut
 
 
 class EgressLink:
@@ -21,7 +21,7 @@ class EgressLink:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._socket: socket.socket | None = None
-        self._served: dict[str, tuple[bytes, Callable[[str], None]]] = {}
+        self._served: dict[str, tuple[bytes, WayOut]] = {}
         self._unsent: deque[bytes] = deque()
 
     def attach(self, handle: int) -> None:
@@ -33,12 +33,10 @@ class EgressLink:
         for packet, _ in self._served.values():
             self._send(packet)
 
-    def serve(
-        self, sandbox: str, account: str, rules: tuple[str, ...], refused: Callable[[str], None]
-    ) -> None:
-        """Let a sandbox reach what the rules allow; `refused` is given a line for its log."""
-        packet = encode(Serve(sandbox, account, rules))
-        self._served[sandbox] = (packet, refused)
+    def serve(self, sandbox: str, way_out: WayOut) -> None:
+        """Let a sandbox reach what its way out says."""
+        packet = encode(Serve(sandbox, way_out.account, way_out.rules))
+        self._served[sandbox] = (packet, way_out)
         self._send(packet)
 
     def forget(self, sandbox: str) -> None:
@@ -78,19 +76,34 @@ class EgressLink:
     def _hear(self) -> None:
         while self._socket is not None:
             try:
-                packet = self._socket.recv(PACKET_BYTES_MAX)
+                packet, handles, _, _ = socket.recv_fds(
+                    self._socket, PACKET_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except OSError:
-                packet = b""
+                packet, handles = b"", []
+            handed = [socket.socket(fileno=handle) for handle in handles]
             if not packet:
                 self.close()
                 return
             try:
-                said: Refused = decode(packet, FROM_BROKER)
+                self._take(decode(packet, FROM_BROKER), handed)
             except Malformed:
                 self.close()  # and so it ends
                 return
-            self._send(encode(Noted(said.tag)))
-            if (entry := self._served.get(said.sandbox)) is not None:
-                entry[1](said.line)
+            finally:
+                for left in handed:
+                    left.close()
+
+    def _take(self, said: Refused | Inward, handed: list[socket.socket]) -> None:
+        served = self._served.get(said.sandbox)
+        if isinstance(said, Inward):
+            if len(handed) != 1:
+                raise Malformed("a connection without its socket")
+            if served is not None:
+                served[1].inward(handed.pop())
+            return
+        self._send(encode(Noted(said.tag)))
+        if served is not None:
+            served[1].refused(said.line)

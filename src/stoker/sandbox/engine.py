@@ -45,6 +45,20 @@ class Site:
     egress: EgressPolicy = field(default_factory=EgressPolicy)
 
 
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """What a sandbox may reach, and who hears of it."""
+
+    account: str
+    """Whose it is: what all of an account share is bounded."""
+    rules: tuple[str, ...]
+    """As `model.egress` reads them."""
+    refused: Callable[[str], None]
+    """Given a line for the log of the call that runs, of each connection that was not let through."""
+    inward: Callable[[socket.socket], None]
+    """Given each connection to stoker's own API, to serve and to close."""
+
+
 class Sandbox(Protocol):
     """One booted program and everything that it may start.
 
@@ -75,11 +89,8 @@ class Sandbox(Protocol):
         PlatformError, SandboxGone if it has ended; either way it is of no more use and is being killed.
         """
 
-    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
-        """Let it reach what the rules allow, once, for that account; before, it reaches nothing.
-
-        `refused` is told, as a line for the log of the call that runs, what was not let through.
-        """
+    def reach(self, way_out: WayOut) -> None:
+        """Let it reach the outside, once; before, it reaches nothing."""
 
     def kill(self) -> None:
         """End it and all it has started. Returns at once, may be called at any time and again."""

@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.sandbox import copying, kernel
 from stoker.sandbox.bundle import FILES_MAX
-from stoker.sandbox.engine import Sandbox, SandboxGone, Site
+from stoker.sandbox.engine import Sandbox, SandboxGone, Site, WayOut
 from stoker.sandbox.exits import exit_of
 from stoker.sandbox.stats import stats_of
 from stoker.sandbox.watchdog import Watchdog
@@ -76,7 +76,7 @@ class ProcessSandbox:
         if self._exit.done():
             raise SandboxGone("The process ended before it was given to the function.")
 
-    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+    def reach(self, way_out: WayOut) -> None:
         """Nothing: it has the network of this machine."""
 
     def kill(self) -> None:

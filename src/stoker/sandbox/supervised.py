@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from stoker.model.errors import PlatformError
@@ -21,7 +21,7 @@ from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, encode
 from stoker.sandbox import bundle, egress_port, kernel
 from stoker.sandbox.egress_link import EgressLink
-from stoker.sandbox.engine import IsolationUnavailable, Notice, Sandbox, SandboxGone, Site
+from stoker.sandbox.engine import IsolationUnavailable, Notice, Sandbox, SandboxGone, Site, WayOut
 from stoker.sandbox.protocol import (
     Assign,
     Boot,
@@ -101,10 +101,10 @@ class SupervisedSandbox:
                 raise SandboxGone("The sandbox ended before it was given to the function.") from refusal
             raise PlatformError("The sandbox could not be given to the function.") from refusal
 
-    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
+    def reach(self, way_out: WayOut) -> None:
         """Tell the egress broker."""
         if not self._exit.done():
-            self._engine.egress.serve(self.id, account, rules, refused)
+            self._engine.egress.serve(self.id, way_out)
 
     def kill(self) -> None:
         """Ask the supervisor to kill it."""

@@ -21,7 +21,7 @@ from typing import Any
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.runtimes import wire
-from stoker.sandbox.engine import Sandbox, SandboxGone
+from stoker.sandbox.engine import Sandbox, SandboxGone, WayOut
 
 KILLED = Exit(signal=9, killed_from_outside=True)
 
@@ -61,6 +61,7 @@ class FakeSandbox:
         self.reaches: tuple[str, tuple[str, ...]] | None = None
         """Account and rules."""
         self.refused: Callable[[str], None] = lambda line: None
+        self.inward: Callable[[socket.socket], None] = socket.socket.close
         self.script = script
         self.urgent = urgent
         """Whether it boots at full weight, from the start or since it was hurried."""
@@ -98,11 +99,11 @@ class FakeSandbox:
 
     # -- what the worker asks --------------------------------------------------------------------
 
-    def reach(self, account: str, rules: tuple[str, ...], refused: Callable[[str], None]) -> None:
-        """Note whose it is and what it may reach; the test calls `refused`."""
+    def reach(self, way_out: WayOut) -> None:
+        """Note whose it is and what it may reach; the test calls `refused` and `inward`."""
         assert self.reaches is None, "a sandbox is given to a function once"
-        self.reaches = (account, rules)
-        self.refused = refused
+        self.reaches = (way_out.account, way_out.rules)
+        self.refused, self.inward = way_out.refused, way_out.inward
 
     async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Note code and limits."""

@@ -5,9 +5,11 @@ Does not know why a function needs an instance, nor what becomes of it.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from stoker.model.launch import Code, InstanceLimits
 from stoker.model.limits import MIB, Limits
 from stoker.model.secret import Secret
 from stoker.runtimes import wire
-from stoker.sandbox.engine import SandboxGone
+from stoker.sandbox.engine import SandboxGone, WayOut
 from stoker.worker.instance import Instance
 from stoker.worker.spares import Spares
 
@@ -64,7 +66,9 @@ class Handover:
         secrets: Secrets,
         limits: Limits,
         cpu_millis: Callable[[int], int],
+        inward: Callable[[Instance, socket.socket], None],
     ) -> None:
+        self._inward = inward
         self._folders = folders
         self._contents = contents
         self._secrets = secrets
@@ -126,7 +130,9 @@ class Handover:
             per_instance=function.concurrency.per_instance,
             result_bytes_max=self._limits.result_bytes_max,
         )
-        instance.sandbox.reach(function.account, rules_of(code), instance.note)
+        instance.sandbox.reach(
+            WayOut(function.account, rules_of(code), instance.note, partial(self._inward, instance))
+        )
         instance.load(function, frame, init_ms)
 
     async def _folder(self, function: Function) -> Path:

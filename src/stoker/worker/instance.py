@@ -170,6 +170,15 @@ class Instance:
         if self._printed.tap is not None:
             running.tail = self._printed.tail_of(running, self._printed.tap)
 
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that run in it, in the order in which they began."""
+        if self.per_instance > 1:
+            return [running.call for running in self.running.values()]
+        begun = self._turns.begun
+        running = None if begun is None else self.running.get(begun)
+        return [] if running is None else [running.call]
+
     def follow(self, tap: Tap | None) -> None:
         """Tell what calls print from now on, as they print it; None for no more of it."""
         self._printed.follow(tap)

@@ -7,8 +7,9 @@ are started `growth` knows, and which group serves a changed function `generatio
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,7 +76,7 @@ class Pool:
             self._groups,
             self._spares,
             self._space,
-            Handover(folders, contents, secrets, limits, cpu_millis),
+            Handover(folders, contents, secrets, limits, cpu_millis, self._inward),
             on_started=self._started,
             end=self._end,
             cores=cores,
@@ -85,8 +86,17 @@ class Pool:
         self._generations = Generations(
             self._groups, self._following, self._growth, limits, end=self._end, clock=clock
         )
+        self.on_inward: Callable[[str, Callable[[], Sequence[Call]], socket.socket], None] = _not_served
+        """Told of a connection that an instance has made to stoker itself: account, its calls, the socket."""
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def _inward(self, instance: Instance, connection: socket.socket) -> None:
+        function = instance.function
+        if function is None or instance.dead:
+            connection.close()
+        else:
+            self.on_inward(function.account, lambda: instance.calls, connection)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -303,6 +313,10 @@ class Pool:
             if instance.sandbox.id == machine:
                 return await instance.sandbox.stats()
         return None
+
+
+def _not_served(_account: str, _calls: Callable[[], Sequence[Call]], connection: socket.socket) -> None:
+    connection.close()
 
 
 def machine_pressure() -> Pressure:

@@ -53,17 +53,20 @@ class Invocations:
         status: Sequence[str] = (),
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Record]:
         """Yield records, the newest first, fetching them a page at a time; at most `limit` if it is given.
 
-        `function` is a subject or `collection/name`, times have a zone. Payload and result are in no list.
+        `function` is a subject or `collection/name`, times have a zone, `parent` is the invocation whose
+        function called them. Payload and result are in no list.
         """
         query = {
             "function": function,
             "status": ",".join(status) or None,
             "since": _time(since),
             "until": _time(until),
+            "parent": parent,
         }
         cursor: str | None = None
         left = limit

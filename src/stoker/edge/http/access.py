@@ -12,6 +12,8 @@ from starlette.requests import Request
 from stoker.catalog.fold import Entry, Fold
 from stoker.catalog.principal import Principal
 from stoker.catalog.tokens import Authenticator
+from stoker.edge.http.origin import PARENT_HEADER, Origin
+from stoker.edge.http.request import Request as Lean
 from stoker.edge.http.scopes import Needs, needs_of
 from stoker.model.errors import Forbidden, NotFound
 from stoker.model.function import Collection
@@ -56,6 +58,19 @@ class Access:
         """Return whose token stands in the headers. Raises Unauthenticated."""
         return self._authenticator.authenticate(authorization, api_key)
 
+    def caller(self, request: Lean) -> Principal:
+        """Return who calls on the lean path: whose token it is, or which call's. Raises Unauthenticated.
+
+        Of a call that is too deep, or runs no more, also Forbidden.
+        """
+        origin = request.origin
+        if origin is None:
+            return self._authenticator.authenticate(request.authorization, request.api_key)
+        named = request.header(PARENT_HEADER.encode())
+        if request.authorization is None and request.api_key is None:
+            return origin.principal(named)
+        return origin.within(self.principal_of(request.authorization, request.api_key), named)
+
     def still_knows(self, principal: Principal) -> bool:
         """Tell whether the token has not been revoked and has not expired since."""
         return self._authenticator.still_knows(principal)
@@ -64,6 +79,10 @@ class Access:
         """Return whose token a request of the comfortable routes carries. Raises Unauthenticated."""
         headers = request.headers
         authorization, api_key = headers.get("authorization"), headers.get("x-api-key")
+        origin: Origin | None = request.scope.get("origin")
+        if origin is not None and authorization is None and api_key is None:
+            named = headers.get(PARENT_HEADER)
+            return origin.principal(None if named is None else named.encode("latin-1"))
         return self.principal_of(
             None if authorization is None else authorization.encode("latin-1"),
             None if api_key is None else api_key.encode("latin-1"),

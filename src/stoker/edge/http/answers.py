@@ -149,6 +149,10 @@ class RecordAnswer(TypedDict):
     log_bytes: Annotated[int, Meta(description="What it printed in all, also what was cut.")]
     caller: Annotated[str, Meta(description="The id of the token that asked for it.")]
     replay_of: NotRequired[str]
+    parent_invocation_id: NotRequired[
+        Annotated[str, Meta(description="The invocation whose function called it, through stoker.internal.")]
+    ]
+    depth: NotRequired[Annotated[int, Meta(description="How many invocations it is within, 1 to 16.")]]
     payload: NotRequired[Annotated[str, Meta(description="JSON text, with `store_payload`.")]]
     result: NotRequired[Annotated[str, Meta(description="JSON text, with `store_payload`.")]]
     error: NotRequired[ErrorOfRecord]

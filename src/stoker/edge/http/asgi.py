@@ -250,6 +250,7 @@ def scope_of(request: Request, transport: asyncio.BaseTransport | None) -> Scope
         "headers": [(name.lower(), value.strip(b" \t")) for name, value in request.headers],
         "client": client,
         "server": server,
+        "origin": request.origin,
     }
 
 

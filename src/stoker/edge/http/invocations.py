@@ -32,6 +32,7 @@ from stoker.edge.http.record_body import (
     id_of_cursor,
     invocation_of,
     log_text,
+    parent_of,
     record_answer,
     statuses_of,
     time_of,
@@ -152,6 +153,7 @@ class InvocationRoutes:
             statuses=statuses_of(request),
             since_ms=time_of(request, "since"),
             until_ms=time_of(request, "until"),
+            parent=parent_of(request),
         )
         limit, before = limit_of(request), id_of_cursor(request)
         total = await self._history.count(account, wanted)

@@ -131,12 +131,12 @@ class InvokeRoute:
 
     def admit(self, request: Request) -> None:
         """Raise Unauthenticated for a request whose body is not worth reading."""
-        self._access.principal_of(request.authorization, request.api_key)
+        self._access.caller(request)
 
     def __call__(self, request: Request, exchange: Exchange) -> None:
         """Begin the call that a request asks for; its end answers the exchange."""
         try:
-            principal = self._access.principal_of(request.authorization, request.api_key)
+            principal = self._access.caller(request)
             path = request.path[len(INVOKE_PREFIX) : -len(INVOKE_SUFFIX)].decode("latin-1")
             collection, function = path.split("/")
             entry = resolve(self._fold, principal, collection, function)

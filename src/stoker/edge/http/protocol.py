@@ -17,6 +17,7 @@ from typing import cast
 from stoker.edge.errors import RequestTimeout
 from stoker.edge.http.asgi import AsgiExchange, scope_of
 from stoker.edge.http.head import CONTINUE
+from stoker.edge.http.origin import Origin
 from stoker.edge.http.patience import Patience, Verdict
 from stoker.edge.http.probe import Probe
 from stoker.edge.http.reader import RequestReader, TakeBody
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_direct",
         "_eof",
         "_next_scheduled",
+        "_origin",
         "_patience",
         "_probe",
         "_reader",
@@ -53,8 +55,10 @@ class Connection(asyncio.Protocol):
         "write_paused",
     )
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, origin: Origin | None = None) -> None:
         self._service = service
+        self._origin = origin
+        """Who calls, of a connection from inside an instance."""
         self._transport: asyncio.Transport | None = None
         self._reader = RequestReader(self, service.limits)
         self._current: Turn | None = None
@@ -139,6 +143,7 @@ class Connection(asyncio.Protocol):
     def head_read(self, request: Request) -> TakeBody | None:
         if self._deaf:
             return None
+        request.origin = self._origin
         if is_invoke(request.method, request.path):
             if request.chunked or (request.content_length or 0) > STRANGERS_BYTES_MAX:
                 self._service.admit(request)

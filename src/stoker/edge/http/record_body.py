@@ -27,7 +27,7 @@ def invocation_of(request: Request) -> str:
 
 
 def record_answer(record: Record) -> RecordAnswer:
-    """Return a record as it is shown; `payload`, `result`, `error` and `replay_of` where there are any."""
+    """Return a record as it is shown; what few records have, such as `error`, only where it is there."""
     body: RecordAnswer = {
         "invocation_id": record.invocation_id,
         "function": record.function,
@@ -50,6 +50,9 @@ def record_answer(record: Record) -> RecordAnswer:
     }
     if record.replay_of is not None:
         body["replay_of"] = record.replay_of
+    if record.parent_invocation_id is not None:
+        body["parent_invocation_id"] = record.parent_invocation_id
+        body["depth"] = record.depth
     if record.payload is not None:
         body["payload"] = record.payload
     if record.result is not None:
@@ -82,6 +85,17 @@ def statuses_of(request: Request) -> tuple[str, ...]:
                 f"status: {status[:40]!r} is no status of an invocation", hint=", ".join(STATUSES)
             )
     return statuses
+
+
+def parent_of(request: Request) -> str | None:
+    """Return the invocation that `?parent=` names, as ids are written. Raises InvalidRequest."""
+    text = request.query_params.get("parent")
+    if text is None:
+        return None
+    call_id = id_of_text(text)
+    if call_id is None:
+        raise InvalidRequest("parent is the id of an invocation", hint="?parent=INVOCATION_ID")
+    return text_of(call_id)
 
 
 def time_of(request: Request, name: str) -> int | None:

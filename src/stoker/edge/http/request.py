@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stoker.edge.http.head import STATUS_PREFIX
+from stoker.edge.http.origin import Origin
 from stoker.edge.http.turn import Channel
 
 INVOKE_PREFIX = b"/compute/functions/"
@@ -32,6 +33,7 @@ class Request:
         "idempotency_key",
         "keep_alive",
         "method",
+        "origin",
         "path",
         "query",
     )
@@ -58,6 +60,8 @@ class Request:
         """How many Host headers there were."""
         self.http_version = "1.1"
         self.keep_alive = True
+        self.origin: Origin | None = None
+        """Who calls, where the connection tells."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header called `name` (in lower case), or None."""

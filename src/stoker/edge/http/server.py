@@ -16,6 +16,7 @@ from ssl import SSLContext
 from starlette.types import ASGIApp
 
 from stoker.edge.errors import ErrorAnswers, Log
+from stoker.edge.http.origin import Origin
 from stoker.edge.http.protocol import Connection
 from stoker.edge.http.request import Admit, LeanHandler, admit_all
 from stoker.edge.http.service import Member, Service
@@ -81,6 +82,21 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: Connection(service), sock=sock, ssl=ssl, backlog=BACKLOG
         )
+
+    def adopt(self, sock: socket.socket, origin: Origin) -> None:
+        """Serve a connected socket whose requests come from `origin`; closes it when it is done."""
+        service = self._service
+        if service is None or service.draining:
+            sock.close()
+            return
+        sock.setblocking(False)
+
+        async def serve() -> None:
+            await service.loop.connect_accepted_socket(lambda: Connection(service, origin), sock)
+
+        task = service.loop.create_task(serve(), name="a connection from inside")
+        service.tasks.add(task)
+        task.add_done_callback(service.tasks.discard)
 
     async def stop(self, *, drain_ms: int) -> None:
         """Accept nothing more and return when the last connection is gone.

@@ -150,6 +150,12 @@ OPERATIONS = (
             Parameter(
                 "until", "query", "Accepted before this time.", {"type": "string", "format": "date-time"}
             ),
+            Parameter(
+                "parent",
+                "query",
+                "Called by the function of this invocation.",
+                {"type": "string", "format": "uuid"},
+            ),
             LIMIT,
             CURSOR,
         ),
