@@ -7,6 +7,7 @@ outer namespace run in threads of this process: a socket belongs to the namespac
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import socket
 import ssl
@@ -223,6 +224,66 @@ def serve_http(
         block_on_close = False
 
     server = Server((address, 0), Answers, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listening
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    undo.callback(server.server_close)
+    undo.callback(thread.join)
+    undo.callback(server.shutdown)
+
+
+def serve_headers(listening: socket.socket, undo: ExitStack, tls: ssl.SSLContext | None) -> None:
+    """Answer every request with what was sent, as JSON: its headers by name, `request` and `body_bytes`.
+
+    At `/quiet` only whether there was an `authorization`.
+    """
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 20
+
+        def setup(self) -> None:
+            if tls is not None:
+                self.request.settimeout(self.timeout)
+                self.request = tls.wrap_socket(self.request, server_side=True)
+            super().setup()
+
+        def do_GET(self) -> None:
+            size = int(self.headers.get("Content-Length", "0"))
+            body = self.rfile.read(size)
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                while count := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(count)
+                    self.rfile.readline()
+                self.rfile.readline()
+            sent: dict[str, Any] = {name.lower(): value for name, value in self.headers.items()}
+            sent |= {"request": self.requestline, "body_bytes": len(body)}
+            if self.path == "/quiet":
+                sent = {"authorization": "authorization" in sent}
+            answer = json.dumps(sent).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET
+
+        def finish(self) -> None:
+            super().finish()
+            self.request.close()
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, *_: Any) -> None:
+            return  # a client that does not trust us goes in the middle of the handshake
+
+    server = Server(listening.getsockname()[:2], Answers, bind_and_activate=False)
     server.socket.close()
     server.socket = listening
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

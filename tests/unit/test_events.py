@@ -16,6 +16,7 @@ from stoker.catalog.principal import Principal, Rate
 from stoker.catalog.quotas import Quotas
 from stoker.catalog.tokens import TokenDraft
 from stoker.model.function import Asset, Concurrency
+from stoker.model.injection import Injection
 from stoker.testing.catalog import ACCOUNT, CatalogBench
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "events.json").read_text())
@@ -108,6 +109,9 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     secret = fold.secrets["default", "API_KEY"]
     assert (secret.digest, secret.key_id) == ("34" * 32, "0123456789abcdef")
     assert (secret.modified, secret.revision, secret.created_sequence) == (1714378991, 17, 17)
+    assert secret.inject is None
+    injected = fold.secrets["default", "INJECTED_KEY"].inject
+    assert injected == Injection(("api.example.com:443",), "Authorization", "Bearer {}")
     assert fold.retired_secrets == {("default", "OLD_KEY"): 19}
     default, acme = fold.tenants.accounts.values()
     assert (default.id, default.name, default.quotas) == ("default", "default", Quotas())

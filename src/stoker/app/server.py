@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import certifi
+
 from stoker import __version__
 from stoker.app.administrator import ensure_administrator
 from stoker.app.backup.store import CATALOG_SUBJECTS, catalog_reader
@@ -136,7 +138,7 @@ class Server:
         folders = CodeCache(code_root, limits=settings.limits)
         folders.clear()
         policy = EgressPolicy(settings.egress == "public", settings.egress_allow_range)
-        site = Site(settings.data, code_root, plans, settings.limits, policy)
+        site = Site(settings.data, code_root, plans, settings.limits, policy, certifi.where())
         engine = self._engine = await open_engine(settings.isolation, site, self._notice)
         self._closing.add(engine.close)
         given_seal = None if settings.secrets_key is None else seal_of(settings.secrets_key)  # while we may

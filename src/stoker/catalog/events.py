@@ -15,6 +15,7 @@ import msgspec
 from stoker.catalog.quotas import QUOTAS, Quotas
 from stoker.model.errors import PlatformError
 from stoker.model.function import Asset, CodeVersion, Collection, Concurrency, Function
+from stoker.model.injection import Injection
 
 FORMAT = 1
 
@@ -241,3 +242,11 @@ def patched_collection(collection: Collection, event: dict[str, Any], sequence: 
     """Return `collection` with a `patched` event folded in: only what it names changes."""
     at_s = event["at_ms"] // 1000
     return replace(collection, **event["changes"], type="patched", modified=at_s, revision=sequence)
+
+
+def injection(event: Mapping[str, Any]) -> Injection | None:
+    """Return how the secret of an event gets into requests; None if functions get it."""
+    given = event.get("inject")
+    if given is None:
+        return None
+    return Injection(tuple(given["hosts"]), given["header"], given["format"])

@@ -192,6 +192,7 @@ class Fold:
                     modified=event["at_ms"] // 1000,
                     revision=sequence,
                     created_sequence=sequence if before is None else before.created_sequence,
+                    inject=events.injection(event),
                 )
                 self.references.add(subject.account, ((stored.digest, 0),))
                 self.retired_secrets.pop(place, None)

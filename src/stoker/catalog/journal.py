@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from stoker.catalog.events import Subject
 from stoker.catalog.fold import Fold
 from stoker.catalog.references import Content
-from stoker.catalog.stored import Account
+from stoker.catalog.stored import Account, StoredSecret
 from stoker.model.errors import Unauthenticated, Unavailable, VersionConflict
 from stoker.model.function import Function
 
@@ -137,8 +137,9 @@ class Journal:
         subject = Subject.parse(text)
         account = subject.account
         owned = [entry.function for entry in self._fold.entries(account)] if subject.noun == "account" else []
+        before = self._fold.secrets.get((account, subject.key[0])) if subject.noun == "secret" else None
         self._fold.apply(text, data, sequence)
-        if subject.noun == "secret":
+        if subject.noun == "secret" and self._changes_instances(account, subject.key[0], before):
             for on_secret in self.on_secret:
                 _call(on_secret, account, subject.key[0])
         elif subject.noun == "account" and account in self._fold.tenants.gone:
@@ -152,6 +153,11 @@ class Journal:
         if loosened := self._fold.references.take_loosened():
             for listener in self.on_loosened:
                 _call(listener, loosened)
+
+    def _changes_instances(self, account: str, name: str, before: StoredSecret | None) -> bool:
+        """Tell whether instances hold something else of a secret from now on than they did."""
+        now = self._fold.secrets.get((account, name))
+        return before is None or now is None or before.inject is None or now.inject is None
 
     def tell(self, before: Function, after: Function | None) -> None:
         """Call every listener. One that fails is reported to the loop: what is stored is stored."""

@@ -1,8 +1,8 @@
-"""Secrets: values that functions get as environment variables, stored sealed.
+"""Secrets: values that functions get as environment variables, or that are put into requests, stored sealed.
 
 The sealed bytes are a content like those of assets, so that a value that was replaced or deleted goes from
-the disk; events hold its digest alone. A value is opened when an instance is given to a function, and at no
-other time. Does not know what a function does with it.
+the disk; events hold its digest alone. A value is opened when an instance is given to a function, or when a
+request is made that it goes into, and at no other time. Does not know what is done with it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from stoker.catalog import events
 from stoker.catalog.contents import KeptContents
@@ -29,6 +30,8 @@ from stoker.model.errors import (
     TooLarge,
 )
 from stoker.model.function import Function
+from stoker.model.injection import Injected, Injection, placeholder_of
+from stoker.model.injection import check_value as check_header_value
 from stoker.model.limits import Limits
 from stoker.model.secret import Secret
 
@@ -56,8 +59,10 @@ class Secrets:
         self._limits = limits
         self._now_ms = now_ms
 
-    async def put(self, account: str, name: str, value: Secret) -> bool:
+    async def put(self, account: str, name: str, value: Secret, injection: Injection | None = None) -> bool:
         """Store a value in place of what was there; return whether there was nothing.
+
+        With an `injection` functions get a placeholder, and the value goes into requests as that says.
 
         Raises InvalidRequest, TooLarge with the field, QuotaExceeded, StorageFull, Unavailable.
         """
@@ -66,6 +71,10 @@ class Secrets:
                 "a secret's name is that of an environment variable", hint="letters, digits, '_': API_KEY"
             )
         check_value(value, self._limits)
+        if injection is not None:
+            check_header_value(injection, value)
+
+        described = {} if injection is None else {"inject": asdict(injection)}
 
         async def put() -> bool:
             self._require_place(account, name)
@@ -77,7 +86,9 @@ class Secrets:
                     self._require_place(account, name)
                     before = self._fold.secrets.get((account, name))
                     retired = self._fold.retired_secrets.get((account, name), 0)
-                    data = events.encode("created", self._now_ms(), digest=digest, key_id=self._seal.key_id)
+                    data = events.encode(
+                        "created", self._now_ms(), digest=digest, key_id=self._seal.key_id, **described
+                    )
                     subject = events.secret_key(account, name)
                     expected = before.revision if before else retired
                     await self._journal.append(str(subject), data, expected=expected)
@@ -136,7 +147,7 @@ class Secrets:
                 raise _unknown(name, f"{pointer}/{index}")
 
     async def of(self, function: Function) -> Mapping[str, Secret]:
-        """Return the values that an instance of a function gets, by name.
+        """Return the values that an instance of a function gets, by name; of injected ones the placeholder.
 
         Raises StokerError if one is not there (an old version may list what was deleted since) or does not
         open.
@@ -144,8 +155,34 @@ class Secrets:
         names = function.code.secrets or ()
         if not names:
             return {}
-        values = await asyncio.gather(*(self._open(function.account, name) for name in names))
+        values = await asyncio.gather(*(self._for_instance(function.account, name) for name in names))
         return dict(zip(names, values, strict=True))
+
+    def injects(self, function: Function) -> bool:
+        """Tell whether a function lists a secret that goes into its requests."""
+        stored = (self._fold.secrets.get((function.account, name)) for name in function.code.secrets or ())
+        return any(one is not None and one.inject is not None for one in stored)
+
+    async def injected(self, function: Function, host: str, port: int) -> list[Injected]:
+        """Return what goes into a request of a function to a canonical host and port, as it lists them.
+
+        Raises StokerError if a value does not open.
+        """
+        found = []
+        for name in function.code.secrets or ():
+            stored = self._fold.secrets.get((function.account, name))
+            injection = None if stored is None else stored.inject
+            to_port = None if injection is None else injection.port_for(host, port)
+            if injection is not None and to_port is not None:
+                value = injection.written(await self._open(function.account, name))
+                found.append(Injected(name, placeholder_of(name), injection.header, value, to_port))
+        return found
+
+    async def _for_instance(self, account: str, name: str) -> Secret:
+        stored = self._fold.secrets.get((account, name))
+        if stored is not None and stored.inject is not None:
+            return Secret(placeholder_of(name))
+        return await self._open(account, name)
 
     async def _open(self, account: str, name: str) -> Secret:
         while True:

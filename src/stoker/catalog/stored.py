@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stoker.catalog.principal import Principal
 from stoker.catalog.quotas import UNLIMITED, Quotas
+from stoker.model.injection import Injection
 
 DEFAULT_ACCOUNT = "default"
 """The account that is always there; its id is its name."""
@@ -88,6 +89,8 @@ class StoredSecret:
     """Seconds since the epoch."""
     revision: int
     created_sequence: int
+    inject: Injection | None = None
+    """Where its value is put; None if functions get it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.failures import WrongUsage
 from stoker.cli.nouns import add_noun, add_verb, show_done, show_token
 from stoker.cli.screen import time_text
 from stoker.cli.session import Session, json_of
+
+if TYPE_CHECKING:
+    from stoker.client.types import Inject
 
 SCOPES = (
     "functions:read", "functions:write", "functions:invoke", "records:read", "secrets:write", "tokens:write",
@@ -51,6 +54,14 @@ def _add_secrets(verbs: Any, common: argparse.ArgumentParser) -> None:
         "value", nargs="?", metavar="VALUE",
         help="- for standard input; asked for if not given, to be in no history and no list of processes",
     )  # fmt: skip
+    parser.add_argument(
+        "--inject-host",
+        action="append",
+        metavar="HOST",
+        help="put it into requests to this host, and give functions a placeholder; may be repeated",
+    )
+    parser.add_argument("--inject-header", metavar="HEADER", help="the header it goes into; Authorization")
+    parser.add_argument("--inject-format", metavar="TEXT", help="with {} where the value goes; 'Bearer {}'")
     parser = add_verb(verbs, common, "delete", "forget a secret", delete_secret)
     parser.add_argument("name", metavar="NAME", help="its name")
 
@@ -143,13 +154,28 @@ def list_secrets(session: Session) -> int:
 def set_secret(session: Session) -> int:
     """`stoker secrets set`."""
     name = session.arguments.name
+    inject = _inject(session)
     value = _value(session, name)
     with session.client() as client:
-        client.secrets.set(name, value)
-    return show_done(
-        session,
-        {"name": name, "action": "set"},
-        f"secret {name} is set; functions that list it have it within 5 s",
+        client.secrets.set(name, value, inject=inject)
+    told = "functions that list it have it within 5 s"
+    if inject is not None:
+        told = f"it goes into {inject.header} of requests to {', '.join(inject.hosts)}"
+    return show_done(session, {"name": name, "action": "set"}, f"secret {name} is set; {told}")
+
+
+def _inject(session: Session) -> Inject | None:
+    from stoker.client.types import Inject
+
+    arguments = session.arguments
+    if not arguments.inject_host:
+        if arguments.inject_header or arguments.inject_format:
+            raise WrongUsage("--inject-header and --inject-format need --inject-host")
+        return None
+    return Inject(
+        hosts=arguments.inject_host,
+        header=arguments.inject_header or "Authorization",
+        format=arguments.inject_format or ("{}" if arguments.inject_header else "Bearer {}"),
     )
 
 

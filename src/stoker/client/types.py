@@ -309,9 +309,21 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     used: int = 0
 
 
+class Inject(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a secret is put, in place of the function's environment."""
+
+    hosts: list[str]
+    """Asked by https; with a port if it is not 443."""
+    header: str
+    """Of the requests that a function makes."""
+    format: str = "{}"
+    """What the header says, with the value in place of `{}`."""
+
+
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a secret; its value is never shown."""
 
     name: str
     modified: int | None = None
     """Seconds since the epoch."""
+    inject: Inject | None = None

@@ -11,11 +11,12 @@ import asyncio
 import os
 import resource
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from stoker.egress.connector import Connector
+from stoker.egress.connector import Connector, Gateway
 from stoker.egress.head import Head
 from stoker.egress.ports import Account, Listener, Port
 from stoker.egress.protocol import (
@@ -23,12 +24,15 @@ from stoker.egress.protocol import (
     FROM_SUPERVISOR,
     LINE_CHARS_MAX,
     Bounds,
+    Headers,
+    Injected,
     Inward,
     Noted,
     Open,
     Refused,
     Serve,
     Shut,
+    Want,
 )
 from stoker.egress.tunnel import Tunnel
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, Table, decode, encode
@@ -46,14 +50,24 @@ class Broker:
     """Serves until one of its two peers is gone."""
 
     def __init__(
-        self, bounds: Bounds, supervisor: socket.socket, gateway: socket.socket, clock: Callable[[], float]
+        self,
+        bounds: Bounds,
+        supervisor: socket.socket,
+        gateway: socket.socket,
+        tls: ssl.SSLContext,
+        clock: Callable[[], float],
     ) -> None:
         self._bounds = bounds
         self._supervisor = supervisor
         self._gateway = gateway
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._connector = Connector(bounds, self._account_of, self._note, self._hand_in)
+        self._connector = Connector(
+            bounds,
+            self._account_of,
+            Gateway(self._note, self._hand_in, self._headers, self._injected),
+            tls,
+        )
         self._ports: dict[str, Port] = {}
         self._accounts: dict[str, Account] = {}
         self._tunnels = 0
@@ -110,11 +124,12 @@ class Broker:
         else:
             raise Malformed("a port without its socket")
 
-    def _from_gateway(self, message: Serve | Shut | Noted, descriptors: list[int]) -> None:
+    def _from_gateway(self, message: Serve | Shut | Noted | Headers, descriptors: list[int]) -> None:
         if isinstance(message, Serve):
             port = self._ports.setdefault(message.sandbox, Port())
             if port.account is None:
                 port.rules, port.account = message.parsed(), message.account
+                port.injects = message.injects
                 self._accounts.setdefault(message.account, Account()).sandboxes += 1
                 self._serve(message.sandbox, port)
         elif isinstance(message, Shut):
@@ -141,6 +156,14 @@ class Broker:
     async def _note(self, sandbox: str, line: str) -> None:
         """Return once a line is in the log of the call that runs, or the gateway is too slow for that."""
         await self._ask(lambda tag: Refused(tag, sandbox, line[:LINE_CHARS_MAX]))
+
+    async def _headers(self, sandbox: str, host: str, port: int) -> Headers | None:
+        """Return what goes into a request; None if the gateway does not say."""
+        found: Headers | None = await self._ask(lambda tag: Want(tag, sandbox, host, port))
+        return found
+
+    def _injected(self, sandbox: str, secret: str, host: str) -> None:
+        self._say(Injected(sandbox, secret, host))
 
     def _hand_in(self, sandbox: str, connection: socket.socket) -> None:
         self._say(Inward(sandbox), connection.dup())
@@ -275,11 +298,14 @@ class _PortHost:
         self._broker.closed(self._port, tunnel)
 
 
-def run(bounds: Bounds, supervisor: socket.socket, gateway: socket.socket) -> None:
-    """Be the broker until a peer is gone. The caller has given up what a broker must not have."""
+def run(bounds: Bounds, supervisor: socket.socket, gateway: socket.socket, tls: ssl.SSLContext) -> None:
+    """Be the broker until a peer is gone. The caller has given up what a broker must not have.
+
+    `tls` checks servers that secrets are sent to.
+    """
 
     async def serve() -> None:
-        await Broker(bounds, supervisor, gateway, asyncio.get_running_loop().time).run()
+        await Broker(bounds, supervisor, gateway, tls, asyncio.get_running_loop().time).run()
 
     try:
         asyncio.run(serve())

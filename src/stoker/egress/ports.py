@@ -43,6 +43,7 @@ class Port:
 
     listeners: list[Listener] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
+    injects: bool = False
     account: str | None = None
     """None until the gateway has said whose it is."""
     tunnels: set[Tunnel] = field(default_factory=set)

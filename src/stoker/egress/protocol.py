@@ -7,10 +7,11 @@ library only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from stoker.egress.head import Head
 from stoker.model.egress import RULES_MAX, TUNNELS_MAX, Rule, parse_rule, parse_tunnel
-from stoker.model.packet import SANDBOX, TAG, Malformed, Table, listed, or_none, text
+from stoker.model.packet import SANDBOX, TAG, Malformed, Table, flag, listed, number, or_none, text
 
 LINE_CHARS_MAX = 1000
 
@@ -29,6 +30,8 @@ class Bounds:
     idle_ms_max: int
     connect_ms_max: int
     """From what was asked for to the connection, with the look-up of the name."""
+    authorities: str = ""
+    """The file of certificate authorities for a machine that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Serve:
     sandbox: str
     account: str
     rules: tuple[str, ...]
+    injects: bool
+    """Whether secrets go into its requests: the gateway is asked of each host."""
 
     def parsed(self) -> tuple[Rule, ...]:
         """Return the rules; Malformed if one is none."""
@@ -78,6 +83,41 @@ class Noted:
     """The line of a Refused is in the log: the function may hear of it."""
 
     tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What goes into a request of plain HTTP to this host and port? Answered by Headers."""
+
+    tag: int
+    sandbox: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What goes into it. Not to be shown."""
+
+    tag: int
+    port: int
+    """To which it goes by https; 0 if nothing goes into it, and it goes out as it is."""
+    lines: tuple[tuple[str, str, str, str], ...]
+    """(name of the secret, header, value, placeholder) each."""
+    problem: str
+    """Why what has to go into it is not to be had, for the function's author; else empty."""
+
+    def __repr__(self) -> str:
+        return f"Headers({self.tag}, ***)"
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A secret goes out, to a host."""
+
+    sandbox: str
+    secret: str
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +136,13 @@ class Inward:
     sandbox: str
 
 
+def _line(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and all(type(part) is str for part in value)
+
+
 _ACCOUNT = text(r".{1,200}")
+_RULE = text(r".{1,300}")
+_WORDS = text(rf".{{0,{LINE_CHARS_MAX}}}")
 FROM_SUPERVISOR: Table = {
     "Open": (Open, {"sandbox": SANDBOX, "target": or_none(text(r"[a-z0-9_.-]{1,253}:[0-9]{1,5}"))}),
     "Shut": (Shut, {"sandbox": SANDBOX}),
@@ -107,13 +153,20 @@ FROM_GATEWAY: Table = {
         {
             "sandbox": SANDBOX,
             "account": _ACCOUNT,
-            "rules": listed(text(r".{1,300}"), RULES_MAX + TUNNELS_MAX),
+            "rules": listed(_RULE, RULES_MAX + TUNNELS_MAX),
+            "injects": flag,
         },
     ),
     "Shut": (Shut, {"sandbox": SANDBOX}),
     "Noted": (Noted, {"tag": TAG}),
+    "Headers": (
+        Headers,
+        {"tag": TAG, "port": number(0, 65535), "lines": listed(_line), "problem": _WORDS},
+    ),
 }
 FROM_BROKER: Table = {
     "Inward": (Inward, {"sandbox": SANDBOX}),
-    "Refused": (Refused, {"tag": TAG, "sandbox": SANDBOX, "line": text(rf".{{0,{LINE_CHARS_MAX}}}")}),
+    "Refused": (Refused, {"tag": TAG, "sandbox": SANDBOX, "line": _WORDS}),
+    "Want": (Want, {"tag": TAG, "sandbox": SANDBOX, "host": _RULE, "port": number(1, 65535)}),
+    "Injected": (Injected, {"sandbox": SANDBOX, "secret": text(r".{1,128}"), "host": _RULE}),
 }

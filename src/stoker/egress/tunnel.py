@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from stoker.egress import head
 
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 CHUNK_BYTES = 64 * 1024
 """Read at once: with what the transport may hold, what a slow reader can make us keep."""
 
@@ -92,6 +93,9 @@ class Tunnel:
         """What decides about it and connects, while that goes on."""
         self._told = told
         self._head: bytearray | None = bytearray() if told else None
+        self._coming = bytearray()
+        self._came: asyncio.Future[bytes] | None = None
+        """Set once a second head is complete, inside of what the first one asked for."""
         self._early = bytearray()
         """What the server said before the function was told that it is connected."""
         self._joined = False
@@ -112,6 +116,28 @@ class Tunnel:
         self.outer.write(outer)
         self._early.clear()
         self.inner.resume()
+
+    async def next_head(self, first: bytes) -> bytes:
+        """Tell the function that it is connected, and return what it then says, up to the end of a head.
+
+        `first` is what it has said already. Or too many bytes, or the first ones that are no HTTP; cancelled
+        if it leaves.
+        """
+        self._coming = bytearray(first)
+        self._came = asyncio.get_running_loop().create_future()
+        self.inner.write(ESTABLISHED)
+        self._look(self.inner)
+        if not self._came.done():
+            self.inner.resume()
+        return await self._came
+
+    def _look(self, side: _Side) -> None:
+        coming = self._coming
+        if not self._came or self._came.done() or not coming:
+            return
+        if not coming[:1].isalpha() or head.END in coming or len(coming) > head.BYTES_MAX:
+            side.pause()
+            self._came.set_result(bytes(coming))
 
     def answer(self, status: str, text: str) -> None:
         """Refuse, in an answer of HTTP if it speaks that, and end."""
@@ -176,6 +202,9 @@ class Tunnel:
                 whole, self._head = bytes(self._head), None
                 side.pause()
                 self._host.asked(self, whole)
+        elif side is self.inner and self._came is not None:
+            self._coming += data
+            self._look(side)
         elif side is self.outer:
             self._early += data
         elif self._refused:

@@ -9,8 +9,22 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Sequence
 
-from stoker.egress.protocol import FROM_BROKER, Inward, Noted, Refused, Serve, Shut
+from stoker.egress.protocol import (
+    FROM_BROKER,
+    LINE_CHARS_MAX,
+    Headers,
+    Injected,
+    Inward,
+    Noted,
+    Refused,
+    Serve,
+    Shut,
+    Want,
+)
+from stoker.model import injection as model
+from stoker.model.errors import StokerError
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, decode, encode
 from stoker.sandbox.engine import WayOut
 
@@ -23,6 +37,7 @@ class EgressLink:
         self._socket: socket.socket | None = None
         self._served: dict[str, tuple[bytes, WayOut]] = {}
         self._unsent: deque[bytes] = deque()
+        self._answering: set[asyncio.Task[None]] = set()
 
     def attach(self, handle: int) -> None:
         """Speak to a new broker from now on; takes the descriptor."""
@@ -35,7 +50,7 @@ class EgressLink:
 
     def serve(self, sandbox: str, way_out: WayOut) -> None:
         """Let a sandbox reach what its way out says."""
-        packet = encode(Serve(sandbox, way_out.account, way_out.rules))
+        packet = encode(Serve(sandbox, way_out.account, way_out.rules, way_out.injects))
         self._served[sandbox] = (packet, way_out)
         self._send(packet)
 
@@ -96,8 +111,34 @@ class EgressLink:
                 for left in handed:
                     left.close()
 
-    def _take(self, said: Refused | Inward, handed: list[socket.socket]) -> None:
+    async def _answer(self, want: Want, way_out: WayOut | None, asked_by: socket.socket | None) -> None:
+        """Say what goes into a request; in doubt that it cannot be had, never that nothing does."""
+        found: Sequence[model.Injected] = ()
+        problem = "" if way_out is not None else "the instance has ended"
+        if way_out is not None:
+            try:
+                found = await way_out.headers(want.host, want.port)
+            except StokerError as error:
+                problem = error.message[:LINE_CHARS_MAX]
+        port = found[0].port if found else 0
+        lines = tuple(
+            (one.name, one.header, one.value.reveal(), one.placeholder) for one in found if one.port == port
+        )
+        if self._socket is asked_by:  # another broker may ask something else by the same tag
+            self._send(encode(Headers(want.tag, port, lines, problem)))
+
+    def _take(self, said: Refused | Inward | Want | Injected, handed: list[socket.socket]) -> None:
         served = self._served.get(said.sandbox)
+        if isinstance(said, Want):
+            way_out = None if served is None else served[1]
+            task = self._loop.create_task(self._answer(said, way_out, self._socket), name="headers")
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+            return
+        if isinstance(said, Injected):
+            if served is not None:
+                served[1].injected(said.secret, said.host)
+            return
         if isinstance(said, Inward):
             if len(handed) != 1:
                 raise Malformed("a connection without its socket")

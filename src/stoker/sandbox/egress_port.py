@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from stoker.egress import broker
 from stoker.egress.protocol import Bounds, Open, Shut
+from stoker.egress.trust import trusting
 from stoker.model.packet import encode
 from stoker.sandbox import bundle, kernel, names
 from stoker.sandbox.loop import Loop
@@ -161,6 +162,7 @@ def _become_broker(bounds: Bounds, supervisor: socket.socket, gateway: socket.so
     status = 1
     try:
         kernel.die_with_parent(signal.SIGKILL)
+        tls = trusting(bounds.authorities)  # while their files can be read
         _keep_only({0, 1, 2, supervisor.fileno(), gateway.fileno()})
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -180,7 +182,7 @@ def _become_broker(bounds: Bounds, supervisor: socket.socket, gateway: socket.so
         kernel.no_new_privileges()
         kernel.hide_memory()
         kernel.die_with_parent(signal.SIGKILL)  # a change of identity has undone it
-        broker.run(bounds, supervisor, gateway)
+        broker.run(bounds, supervisor, gateway, tls)
         status = 0
     finally:
         os._exit(status)

@@ -7,13 +7,14 @@ functions or frames. `supervised` and `process` carry it out.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from stoker.model.egress import EgressPolicy
 from stoker.model.errors import PlatformError, StokerError
+from stoker.model.injection import Injected
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.model.limits import Limits
 
@@ -43,6 +44,8 @@ class Site:
     """All that can ever be booted; one a runtime."""
     limits: Limits
     egress: EgressPolicy = field(default_factory=EgressPolicy)
+    authorities: str = ""
+    """A file of certificate authorities, for a machine that has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,12 @@ class WayOut:
     """As `model.egress` reads them."""
     refused: Callable[[str], None]
     """Given a line for the log of the call that runs, of each connection that was not let through."""
+    injects: bool
+    """Whether secrets go into its requests."""
+    headers: Callable[[str, int], Awaitable[Sequence[Injected]]]
+    """Asked what goes into a request to a canonical host and port; raises StokerError."""
+    injected: Callable[[str, str], None]
+    """Told of each secret that went out, by its name, and the host."""
     inward: Callable[[socket.socket], None]
     """Given each connection to stoker's own API, to serve and to close."""
 

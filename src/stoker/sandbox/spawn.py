@@ -24,6 +24,8 @@ sys.path.insert(0, sys.argv[1])
 from stoker.sandbox.birth import main
 sys.exit(main(int(sys.argv[2]), int(sys.argv[3])))
 """
+_OF_OPENSSL = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Where the machine's certificate authorities are, if not in the usual place."""
 _CLEAN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -47,7 +49,7 @@ def _spawn() -> tuple[socket.socket, subprocess.Popen[bytes]]:
                 *(sys.executable, "-ISX", "utf8", "-c", _PROGRAM),
                 *(source, str(theirs.fileno()), str(os.getpid())),
             ],
-            env=_CLEAN_ENV,
+            env=_CLEAN_ENV | {name: os.environ[name] for name in _OF_OPENSSL if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
@@ -88,6 +90,7 @@ def bounds_of(site: Site) -> Bounds:
         bytes_max=limits.egress_bytes_max,
         idle_ms_max=limits.egress_idle_ms_max,
         connect_ms_max=limits.egress_connect_ms_max,
+        authorities=site.authorities,
     )
 
 

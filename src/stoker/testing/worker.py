@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from typing import Self
 from stoker.model.call import Call
 from stoker.model.errors import StokerError
 from stoker.model.function import Asset, Function
+from stoker.model.injection import Injected
 from stoker.model.launch import LaunchPlan
 from stoker.model.limits import Limits
 from stoker.model.outcome import Outcome
@@ -53,6 +54,7 @@ class FakeSecrets:
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.error: Exception | None = None
+        self.going_out: list[Injected] = []
 
     async def of(self, function: Function) -> Mapping[str, Secret]:
         """Return those that the function lists."""
@@ -60,6 +62,14 @@ class FakeSecrets:
         if self.error is not None:
             raise self.error
         return {name: Secret(self.values[name]) for name in function.code.secrets or ()}
+
+    def injects(self, function: Function) -> bool:
+        """Tell whether `going_out` has any."""
+        return bool(self.going_out)
+
+    async def injected(self, function: Function, host: str, port: int) -> Sequence[Injected]:
+        """Return those that the test has put into `going_out`."""
+        return self.going_out
 
 
 class Notes:

@@ -16,6 +16,7 @@ from typing import Protocol
 from stoker.model.egress import DEFAULT_RULES, RULES_MAX, TUNNELS_MAX, Rule, parse_rule, parse_tunnel
 from stoker.model.errors import PlatformError
 from stoker.model.function import Asset, CodeVersion, Function
+from stoker.model.injection import Injected
 from stoker.model.launch import Code, InstanceLimits
 from stoker.model.limits import MIB, Limits
 from stoker.model.secret import Secret
@@ -47,6 +48,14 @@ class Secrets(Protocol):
         """Return the values that a function lists, by name. Raises StokerError if one is not to be had."""
         ...
 
+    def injects(self, function: Function) -> bool:
+        """Tell whether some of them go into its requests."""
+        ...
+
+    async def injected(self, function: Function, host: str, port: int) -> Sequence[Injected]:
+        """Return what goes into a request to a host and port. Raises StokerError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -67,8 +76,10 @@ class Handover:
         limits: Limits,
         cpu_millis: Callable[[int], int],
         inward: Callable[[Instance, socket.socket], None],
+        told: Callable[[Instance, str, str], None],
     ) -> None:
         self._inward = inward
+        self._told = told
         self._folders = folders
         self._contents = contents
         self._secrets = secrets
@@ -131,7 +142,15 @@ class Handover:
             result_bytes_max=self._limits.result_bytes_max,
         )
         instance.sandbox.reach(
-            WayOut(function.account, rules_of(code), instance.note, partial(self._inward, instance))
+            WayOut(
+                account=function.account,
+                rules=rules_of(code),
+                refused=instance.note,
+                injects=self._secrets.injects(function),
+                headers=partial(self._secrets.injected, function),
+                injected=partial(self._told, instance),
+                inward=partial(self._inward, instance),
+            )
         )
         instance.load(function, frame, init_ms)
 

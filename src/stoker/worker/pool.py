@@ -76,7 +76,7 @@ class Pool:
             self._groups,
             self._spares,
             self._space,
-            Handover(folders, contents, secrets, limits, cpu_millis, self._inward),
+            Handover(folders, contents, secrets, limits, cpu_millis, self._inward, self._injected),
             on_started=self._started,
             end=self._end,
             cores=cores,
@@ -90,6 +90,15 @@ class Pool:
         """Told of a connection that an instance has made to stoker itself: account, its calls, the socket."""
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def _injected(self, instance: Instance, secret: str, host: str) -> None:
+        """Note that a secret has gone into a request: in the operator's log, and the call's."""
+        function = instance.function
+        if function is not None:
+            self._notes.info(
+                "secret_used", secret=secret, function=function.subject, account=function.account, host=host
+            )
+        instance.note(f"the secret {secret} went to {host}")
 
     def _inward(self, instance: Instance, connection: socket.socket) -> None:
         function = instance.function

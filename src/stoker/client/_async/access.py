@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from stoker.client import asks
 from stoker.client._async.session import AsyncSession
 from stoker.client.names import segment
-from stoker.client.types import Account, NewAccount, NewToken, Quota, Secret, Token
+from stoker.client.types import Account, Inject, NewAccount, NewToken, Quota, Secret, Token
 
 
 class AsyncTokens:
@@ -86,10 +86,16 @@ class AsyncSecrets:
         """Return the names."""
         return await self._session.send(asks.get("/secrets", asks.many(Secret)))
 
-    async def set(self, name: str, value: str) -> None:
-        """Keep a value; functions that list the name have it within 5 s."""
+    async def set(self, name: str, value: str, *, inject: Inject | None = None) -> None:
+        """Keep a value; functions that list the name have it within 5 s.
+
+        With `inject` they have a placeholder, and the value is put into the requests that they make.
+        """
         path = f"/secrets/{segment(name)}"
-        await self._session.send(asks.change("PUT", path, asks.nothing, body={"value": value}))
+        body: dict[str, object] = {"value": value}
+        if inject is not None:
+            body["inject"] = inject
+        await self._session.send(asks.change("PUT", path, asks.nothing, body=body))
 
     async def delete(self, name: str) -> None:
         """Forget a value."""

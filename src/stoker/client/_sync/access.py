@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from stoker.client import asks
 from stoker.client._sync.session import Session
 from stoker.client.names import segment
-from stoker.client.types import Account, NewAccount, NewToken, Quota, Secret, Token
+from stoker.client.types import Account, Inject, NewAccount, NewToken, Quota, Secret, Token
 
 
 class Tokens:
@@ -87,10 +87,16 @@ class Secrets:
         """Return the names."""
         return self._session.send(asks.get("/secrets", asks.many(Secret)))
 
-    def set(self, name: str, value: str) -> None:
-        """Keep a value; functions that list the name have it within 5 s."""
+    def set(self, name: str, value: str, *, inject: Inject | None = None) -> None:
+        """Keep a value; functions that list the name have it within 5 s.
+
+        With `inject` they have a placeholder, and the value is put into the requests that they make.
+        """
         path = f"/secrets/{segment(name)}"
-        self._session.send(asks.change("PUT", path, asks.nothing, body={"value": value}))
+        body: dict[str, object] = {"value": value}
+        if inject is not None:
+            body["inject"] = inject
+        self._session.send(asks.change("PUT", path, asks.nothing, body=body))
 
     def delete(self, name: str) -> None:
         """Forget a value."""

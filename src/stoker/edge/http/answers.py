@@ -314,11 +314,20 @@ class SecretStored(TypedDict):
     name: str
 
 
+class InjectAnswer(TypedDict):
+    """Where a secret is put."""
+
+    hosts: list[str]
+    header: str
+    format: str
+
+
 class SecretAnswer(TypedDict):
     """A secret; its value is never told."""
 
     name: str
     modified: Seconds
+    inject: NotRequired[InjectAnswer]
 
 
 class Use(TypedDict):

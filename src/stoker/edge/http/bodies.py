@@ -64,6 +64,7 @@ _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _HEX = "[0-9A-Fa-f]{1,4}"
 _IPV6 = f"(?:(?:{_HEX}:){{7}}{_HEX}|::(?:{_HEX}:){{0,5}}{_HEX}|(?:{_HEX}:){{1,6}}:{_HEX})"
+HOST_PATTERN = rf"^(?:(?:{_LABEL}\.)*{_LAST}\.?|{_IPV4}|\[{_IPV6}\])(?::{_PORT})?$"
 TunnelTarget = Annotated[
     str,
     Meta(

@@ -18,18 +18,58 @@ from stoker.catalog.stored import StoredSecret
 from stoker.edge.http import api
 from stoker.edge.http.access import Access
 from stoker.edge.http.answers import SecretAnswer
+from stoker.edge.http.bodies import HOST_PATTERN
 from stoker.edge.http.body import read_whole
 from stoker.edge.http.conditions import is_strict
 from stoker.edge.http.functions import answer, success
 from stoker.edge.http.listing import listed
 from stoker.edge.http.scopes import GuardedRoute
+from stoker.model.injection import HOSTS_MAX, injection_of
 from stoker.model.secret import Secret
+
+
+class Inject(msgspec.Struct):
+    """Where a secret is put, in place of the function's environment."""
+
+    hosts: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(
+                    description="A name or an address, with a port if it is not 443.",
+                    extra_json_schema={"pattern": HOST_PATTERN, "maxLength": 254},
+                ),
+            ]
+        ],
+        Meta(
+            description="They are asked by https.", extra_json_schema={"minItems": 1, "maxItems": HOSTS_MAX}
+        ),
+    ]
+    header: Annotated[
+        str,
+        Meta(
+            description="The header of requests that the value goes into.",
+            extra_json_schema={"pattern": "^[Xx]-[A-Za-z0-9-]{1,98}$|^[Aa]uthorization$"},
+        ),
+    ]
+    format: (
+        Annotated[
+            str,
+            Meta(
+                description="What the header says, with the value in place of {}; `{}` if not given.",
+                extra_json_schema={"pattern": r"^(?:[!-z|~]+ ?)?\{\}$"},
+            ),
+        ]
+        | None
+    ) = None
 
 
 class SecretPut(msgspec.Struct):
     """The body of `PUT /secrets/{name}`."""
 
     value: Annotated[str, Meta(extra_json_schema={"pattern": "^[^\\x00]*$"})]
+
+    inject: Inject | None = None
 
     def __repr__(self) -> str:
         return "SecretPut(***)"
@@ -60,7 +100,8 @@ class SecretRoutes:
         account = self._access.allowed(request).account
         body, _ = api.read_body(await read_whole(request), SecretPut, strict=is_strict(request))
         name = api.decoded(request.path_params["name"])
-        is_new = await self._catalog.secrets.put(account, name, Secret(body.value))
+        injection = injection_of(None if body.inject is None else msgspec.structs.asdict(body.inject))
+        is_new = await self._catalog.secrets.put(account, name, Secret(body.value), injection)
         return answer({"body": {"name": name}}, 201 if is_new else 200)
 
     async def delete(self, request: Request) -> Response:
@@ -72,4 +113,8 @@ class SecretRoutes:
 
 def secret_answer(secret: StoredSecret) -> SecretAnswer:
     """Return what is told of a secret."""
-    return {"name": secret.name, "modified": secret.modified}
+    found: SecretAnswer = {"name": secret.name, "modified": secret.modified}
+    inject = secret.inject
+    if inject is not None:
+        found["inject"] = {"hosts": list(inject.hosts), "header": inject.header, "format": inject.format}
+    return found

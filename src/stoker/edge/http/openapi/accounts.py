@@ -187,10 +187,21 @@ OPERATIONS = (
             example={"name": "API_KEY"},
         ),
         description="An environment variable of that name in functions that list it. A new value reaches "
-        "calls within 5 s.",
+        "calls within 5 s. With `inject` that variable is a placeholder, and the value is put, "
+        "outside of the function, into the requests that it makes to these hosts.",
         parameters=(STRICT,),
         body=SecretPut,
-        body_examples={"value": {"value": "correct horse battery staple"}},
+        body_examples={
+            "value": {"value": "correct horse battery staple"},
+            "injected": {
+                "value": "correct-horse-battery-staple",
+                "inject": {
+                    "hosts": ["api.example.com"],
+                    "header": "Authorization",
+                    "format": "Bearer {}",
+                },
+            },
+        },
         codes=("quota.secrets", *STORING),
     ),
     Operation(
