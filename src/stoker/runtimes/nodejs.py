@@ -25,6 +25,7 @@ _FLAGS = (
     "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON",
     "--disable-sigusr1",  # which would start the inspector
     "--max-old-space-size=4096",  # the cgroup decides, not V8
+    "--max-semi-space-size=8",  # what dies young takes 24 MB at most, whatever the size
 )
 _ENV = (("PATH", "/usr/bin:/bin"), ("HOME", "/tmp"), ("LANG", "C.UTF-8"), ("TZ", "UTC"))
 

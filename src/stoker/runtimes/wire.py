@@ -17,6 +17,8 @@ late or doubled answer can forge nothing.
                        ERROR   id        JSON {code, error, error_type, stack}
                        LOG     id        bytes that the call printed, where calls share an instance
                        REVOKED id        empty: the call had not begun and never will
+                       LEAVING zero id   the ids of the calls that have begun, one behind the other: no other
+                                         will begin, as the process ends once these are told
 
 Where one call at a time runs in an instance, others may be sent AHEAD: they wait in there, in order. When one
 of these begins, the shim writes its 16-byte id to the output of the process: what stands before it there was
@@ -46,6 +48,7 @@ RESULT: Final = 0x13
 ERROR: Final = 0x14
 LOG: Final = 0x15
 REVOKED: Final = 0x16
+LEAVING: Final = 0x17
 
 ID_BYTES: Final = 16
 ZERO_ID: Final = bytes(ID_BYTES)
@@ -173,6 +176,13 @@ def decode_hello(body: bytes) -> Hello:
     if not isinstance(runtime, str) or not isinstance(version, str):
         raise WireError("a HELLO without runtime and version")
     return Hello(runtime, version)
+
+
+def decode_leaving(body: bytes) -> frozenset[bytes]:
+    """Return the ids that a LEAVING tells; WireError if it is not made of whole ones."""
+    if len(body) % ID_BYTES:
+        raise WireError("a LEAVING with a part of an id")
+    return frozenset(body[at : at + ID_BYTES] for at in range(0, len(body), ID_BYTES))
 
 
 def decode_error(body: bytes) -> Failure:

@@ -74,6 +74,7 @@ class Instance:
         self._on_hello = on_hello
         self._on_free = on_free
         self._on_ended = on_ended
+        self._on_returned = on_returned
         self._clock = clock
         self._wire = WireEnd(
             loop,
@@ -104,6 +105,8 @@ class Instance:
         self._ending: Failure | None = None
         self._worn = False
         """True once a call in it was given up while others ran: it takes no more and ends with the last."""
+        self._begun: frozenset[bytes] | None = None
+        """The calls that have begun in a process that said it ends; no other will."""
         self._dying: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -230,6 +233,9 @@ class Instance:
                 lines += 1
             elif kind == wire.REVOKED and turns.revoked(call_id):
                 continue
+            elif kind == wire.LEAVING and self._begun is None:
+                self._begun = wire.decode_leaving(body)
+                self._worn = True
             else:
                 self._vain += 1
                 if kind == wire.HELLO:
@@ -342,6 +348,7 @@ class Instance:
             self.sandbox.kill()  # whatever closed the wire, nothing of it may go on
             how = await self.sandbox.ended()
             self._turns.give_back_all()
+            self._give_back_unbegun()
             while self.running:
                 running = next(iter(self.running.values()))
                 said = running.said
@@ -358,6 +365,14 @@ class Instance:
             self._wire.close()
             self._gone.set()
             self._on_ended(self)
+
+    def _give_back_unbegun(self) -> None:
+        """Give back the calls that a process which was about to end got and did not begin."""
+        for call_id, running in list(self.running.items()) if self._begun is not None else ():
+            if self._begun is not None and call_id not in self._begun and running.said is None:
+                del self.running[call_id]
+                running.call.cancel = None
+                self._on_returned(self, running.call)
 
     async def _leave_by_itself(self) -> None:
         """Give a process that exits the time to do so: killed meanwhile, it would look like lost."""

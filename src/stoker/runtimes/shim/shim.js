@@ -12,6 +12,7 @@ const https = require('node:https');
 const net = require('node:net');
 const path = require('node:path');
 const util = require('node:util');
+const v8 = require('node:v8');
 const { spawnSync } = require('node:child_process');
 const { createRequire, stripTypeScriptTypes } = require('node:module');
 const { pathToFileURL } = require('node:url');
@@ -19,7 +20,7 @@ const { AsyncLocalStorage } = require('node:async_hooks');
 
 const WIRE_FD = 3;
 const [LOAD, INVOKE, REVOKE, AHEAD] = [0x01, 0x02, 0x03, 0x04];
-const [HELLO, LOADED, RESULT, ERROR, LOG, REVOKED] = [0x11, 0x12, 0x13, 0x14, 0x15, 0x16];
+const [HELLO, LOADED, RESULT, ERROR, LOG, REVOKED, LEAVING] = [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17];
 const OUTPUT_FD = 1;
 const HEAD_BYTES = 21;
 const ID_AT = 5;
@@ -342,10 +343,12 @@ class Instance {
     this.waiting = null; // calls that came before the module was loaded
     this.calls = new Set(); // in flight
     this.ahead = []; // sent before their turn, where one call at a time runs
+    this.leaving = false; // the process ends: what has not begun will not
     this.storage = null; // AsyncLocalStorage, where calls share the instance
   }
 
   onFrame(kind, frame) {
+    if (this.leaving) return;
     if (kind === INVOKE || kind === AHEAD) {
       const id = Buffer.from(frame.subarray(ID_AT, HEAD_BYTES));
       const call = { id, timeoutMs: frame.readUInt32BE(HEAD_BYTES), text: frame.utf8Slice(HEAD_BYTES + 4, frame.length), open: true, marked: kind === AHEAD };
@@ -382,6 +385,7 @@ class Instance {
       Object.assign(process.env, this.baseEnv, order.env);
       if (process.env.NODE_USE_ENV_PROXY === '1') useProxy();
       if (order.per_instance > 1) this.share();
+      beFrugal(order.memory_mb);
       module = locate(order.handler, this.root);
     } catch (problem) {
       failed(problem);
@@ -417,10 +421,10 @@ class Instance {
   }
 
   next() {
-    if (this.ahead.length === 0 || this.calls.size > 0) return;
+    if (this.leaving || this.ahead.length === 0 || this.calls.size > 0) return;
     if (performanceNow() - this.ahead[0].since <= STALE_MS) this.begin(this.ahead.shift());
     else setImmediateAtBoot(() => setImmediateAtBoot(() => { // one whole turn of the loop, which reads the wire
-      if (this.ahead.length > 0 && this.calls.size === 0) this.begin(this.ahead.shift());
+      if (!this.leaving && this.ahead.length > 0 && this.calls.size === 0) this.begin(this.ahead.shift());
     }));
   }
 
@@ -510,10 +514,22 @@ class Instance {
     } catch {
       // Nobody reads it: that must not keep us from leaving.
     }
+    if (!this.leaving) {
+      this.leaving = true;
+      this.wire.sendBytes(LEAVING, ZERO_ID, Buffer.concat([...this.calls].map((call) => call.id)));
+    }
     const own = this.storage?.getStore() ?? (this.calls.size === 1 ? this.calls.values().next().value : undefined);
     if (own?.open) this.reject(own, problem);
     this.wire.drain(() => leave(1));
   }
+}
+
+// V8 is told of no limit at its start, when nobody knows which function it will serve, and left alone it lets garbage
+// grow to a multiple of what lives: past the limit of a small instance, which the kernel then kills. This bounds it
+// to so many per cent; where there is plenty, V8's own judgement is the quicker one.
+function beFrugal(memoryMb) {
+  const percent = memoryMb < 256 ? 20 : memoryMb < 512 ? 40 : memoryMb < 1024 ? 80 : 0;
+  if (percent > 0) v8.setFlagsFromString(`--heap-growing-percent=${percent}`);
 }
 
 // --- the way out -----------------------------------------------------------------------------------
@@ -572,4 +588,4 @@ function rehearse(baseEnv, then) {
 }
 
 if (require.main === module) main();
-else module.exports = { Reader, encodeFrame, kinds: { LOAD, INVOKE, REVOKE, AHEAD, HELLO, LOADED, RESULT, ERROR, LOG, REVOKED } };
+else module.exports = { Reader, encodeFrame, kinds: { LOAD, INVOKE, REVOKE, AHEAD, HELLO, LOADED, RESULT, ERROR, LOG, REVOKED, LEAVING } };
