@@ -242,7 +242,14 @@ class Group:
             self._patient.move_to_end(call, last=False)
         else:
             self._waiting.move_to_end(call, last=False)
+        self._wake_idle()
         self._grow(self)
+
+    def _wake_idle(self) -> None:
+        """Give what waits to an instance that became idle when nothing did: nobody else would tell it."""
+        while self.free and self._first() is not None:
+            instance = self.free.pop()
+            self.offer(instance)
 
     def observe(self, instance: Instance) -> None:
         """Learn from a call that ended how long calls run."""
