@@ -211,19 +211,3 @@ async def test_the_log_of_a_failed_call_is_its_own_though_the_next_has_run_befor
             b"of the first\n",
             b"of the second\n",
         )
-
-
-@in_fake_time
-async def test_a_call_behind_one_that_turns_out_long_runs_in_an_instance_that_is_idle_by_then() -> None:
-    async with PoolBench() as bench:
-        function = a_function(max_instances=2, timeout_ms=600_000)
-        busy = await known_as_quick(bench, function)
-        long, behind = submitted(bench, function, 2)
-        other = bench.submit(function)
-        await passed(1.0)
-        idle = [sandbox for sandbox in bench.serving if sandbox is not busy]
-
-        assert len(idle) == 1
-        assert bench.outcome(behind).reason is EndReason.OK
-        assert bench.outcome(other).reason is EndReason.OK
-        assert not long.has_ended
