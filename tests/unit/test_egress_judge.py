@@ -18,7 +18,7 @@ class Bench:
     """A judge with names of the test's own."""
 
     def __init__(self, *, public: bool = True, ranges: tuple[str, ...] = (), own: str = "") -> None:
-        bounds = Bounds(public, ranges, 1, 1, 1, 1, 1)
+        bounds = Bounds(public, ranges, 1, 1, 1, 1, 1, 1)
         self.judge = Judge(bounds, lambda address: str(address) != own)
         self.names: dict[str, list[str]] = {}
         self.asked: list[str] = []
@@ -102,7 +102,7 @@ async def test_a_kernel_that_does_not_answer_opens_nothing() -> None:
         raise OSError
 
     bench = Bench()
-    bench.judge = Judge(Bounds(True, (), 1, 1, 1, 1, 1), fails)
+    bench.judge = Judge(Bounds(True, (), 1, 1, 1, 1, 1, 1), fails)
 
     with pytest.raises(Refusal):
         await bench.judged("1.1.1.1", 80)

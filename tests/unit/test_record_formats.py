@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stoker.model.network import NetworkUse
 from stoker.model.record import Record, RecordError, Work
 from stoker.records import formats
 from stoker.records.formats import CallState, DeadLetter, KeyState, Pack, UnreadableRecord
@@ -147,6 +148,7 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     child = read(13)
     assert isinstance(child, Pack)
     assert [(one.parent_invocation_id, one.depth) for one in child.records] == [(A, 1)]
+    assert child.records[0].network == (NetworkUse("api.example.com:443", 2, 512, 70000, 1),)
 
 
 ANY_KEY: dict[str, Any] = {"format": 1, "body_digest": "cd" * 32}

@@ -67,7 +67,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-BOUNDS = Bounds(True, ("10.0.0.0/8", "fd00::/8"), 256, 1024, 1 << 30, 300_000, 10_000)
+BOUNDS = Bounds(True, ("10.0.0.0/8", "fd00::/8"), 256, 1024, 1 << 30, 1 << 36, 300_000, 10_000)
 SETUP = Setup("crun", "/usr/bin/crun", "0123456789ab", "/data/code", 1 << 26, {"python": PLAN}, BOUNDS)
 
 

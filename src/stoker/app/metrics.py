@@ -38,12 +38,18 @@ class Measures:
     def __init__(self) -> None:
         self.counters = Counters()
         self.phases = Phases()
+        self.egress: Counter[str] = Counter()
 
     def ended(self, call: Call, outcome: Outcome) -> None:
         """Count a call that ran; on the path of every call."""
         self.counters.ended(call, outcome)
         timings = outcome.timings
         self.phases.ended(timings.queue_ms, timings.init_ms, timings.run_ms)
+        for use in outcome.network:
+            self.egress["connections"] += use.connections
+            self.egress["sent"] += use.bytes_sent
+            self.egress["received"] += use.bytes_received
+            self.egress["refused"] += use.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Metrics:
         """Yield every metric, as it is just now."""
         yield from self._server()
         yield from self._invocations()
+        yield from self._egress()
         yield from self._queue()
         yield from self._pool()
         yield from self._backbone()
@@ -96,6 +103,24 @@ class Metrics:
                 Sample(count, {"account": fold.tenants.name_of(account)})
                 for account, count in accounts.items()
             ),
+        )
+
+    def _egress(self) -> Iterator[Family]:
+        used = self._parts.measures.egress
+        yield counter(
+            "stoker_egress_connections_total",
+            "Connections of functions to the outside; counted when their calls end.",
+            Sample(used["connections"], {}),
+        )
+        yield counter(
+            "stoker_egress_refused_total",
+            "Connections that functions did not get.",
+            Sample(used["refused"], {}),
+        )
+        yield counter(
+            "stoker_egress_bytes_total",
+            "What passed through them, as functions sent or received it.",
+            *(Sample(used[way], {"direction": way}) for way in ("sent", "received")),
         )
 
     def _invocations(self) -> Iterator[Family]:

@@ -14,7 +14,7 @@ from stoker.cli.session import LIMIT, Session, json_of
 
 if TYPE_CHECKING:
     from stoker.client import Client
-    from stoker.client.types import Record
+    from stoker.client.types import NetworkUse, Record
 
 STATUSES = (
     "queued", "running", "ok", "error", "timeout", "memory", "processes", "output", "input_schema",
@@ -161,6 +161,7 @@ def _show_one(session: Session, client: Client, invocation_id: str) -> int:
             else "",
         ),
         ("caller", record.caller),
+        *(("network", network_text(use)) for use in record.network),
         ("replay of", record.replay_of or ""),
         ("called by", record.parent_invocation_id or ""),
         ("payload", record.payload or ""),
@@ -169,6 +170,13 @@ def _show_one(session: Session, client: Client, invocation_id: str) -> int:
     if record.has_ended and (record.error or record.result is not None):
         show_end(session, record)
     return 0
+
+
+def network_text(use: NetworkUse) -> str:
+    """Return what a call used of the network, for one line."""
+    made = f"{use.connections} connection{'s' * (use.connections != 1)}"
+    moved = f"{size_text(use.bytes_sent)} sent, {size_text(use.bytes_received)} received"
+    return f"{use.host}: {made}, {moved}" + (f", {use.refused} refused" if use.refused else "")
 
 
 def time_of(session: Session, text: str | None) -> str | None:

@@ -146,6 +146,17 @@ class RecordError(msgspec.Struct, frozen=True, kw_only=True):
     field: str | None = None
 
 
+class NetworkUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call used of the network, to one host."""
+
+    host: str
+    """`host:port` as it was asked for."""
+    connections: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    refused: int = 0
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an invocation."""
 
@@ -174,6 +185,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """JSON text, as `payload`."""
     error: RecordError | None = None
     replay_of: str | None = None
+    network: list[NetworkUse] = []
+    """What it used of the network, by host."""
     parent_invocation_id: str | None = None
     """The invocation whose function called it, if one did."""
     depth: int = 0

@@ -23,6 +23,7 @@ from stoker.egress.protocol import (
     FROM_GATEWAY,
     FROM_SUPERVISOR,
     LINE_CHARS_MAX,
+    Active,
     Bounds,
     Headers,
     Injected,
@@ -32,6 +33,8 @@ from stoker.egress.protocol import (
     Refused,
     Serve,
     Shut,
+    Tallied,
+    Tally,
     Want,
 )
 from stoker.egress.tunnel import Tunnel
@@ -42,6 +45,7 @@ HEAD_S_MAX = 10.0
 SWEEP_S = 1.0
 ANSWER_S_MAX = 2.0
 """How long the gateway may take to answer; it is one loop away."""
+GONE_MAX = 256
 OWN_FILES = 256
 """Descriptors that are left for other things than connections."""
 
@@ -70,6 +74,8 @@ class Broker:
         )
         self._ports: dict[str, Port] = {}
         self._accounts: dict[str, Account] = {}
+        self._gone: dict[str, tuple[tuple[str, int, int, int, int], ...]] = {}
+        """What sandboxes had used that have ended: their last call is counted in a moment."""
         self._tunnels = 0
         self._tunnels_max = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_FILES) // 2)
         self._asked: dict[int, asyncio.Future[Any]] = {}
@@ -124,7 +130,7 @@ class Broker:
         else:
             raise Malformed("a port without its socket")
 
-    def _from_gateway(self, message: Serve | Shut | Noted | Headers, descriptors: list[int]) -> None:
+    def _from_gateway(self, message: Serve | Shut | Noted | Headers | Tally, descriptors: list[int]) -> None:
         if isinstance(message, Serve):
             port = self._ports.setdefault(message.sandbox, Port())
             if port.account is None:
@@ -136,6 +142,10 @@ class Broker:
             # Of one whose socket never came: the supervisor has not heard of it, or has forgotten it.
             if (port_left := self._ports.get(message.sandbox)) is not None and not port_left.listeners:
                 self._shut(message.sandbox)
+        elif isinstance(message, Tally):
+            port_asked = self._ports.get(message.sandbox)
+            gone = self._gone.pop(message.sandbox, ())
+            self._say(Tallied(message.tag, gone if port_asked is None else port_asked.counts.take()))
         elif (asked := self._asked.pop(message.tag, None)) is not None and not asked.done():
             asked.set_result(message)
 
@@ -221,6 +231,10 @@ class Broker:
             listener.socket.close()
         for tunnel in list(port.tunnels):
             tunnel.abort()
+        if rows := port.counts.take():
+            self._gone[sandbox] = rows
+            while len(self._gone) > GONE_MAX:
+                del self._gone[next(iter(self._gone))]
         if port.account is not None:
             account = self._accounts[port.account]
             account.sandboxes -= 1
@@ -256,6 +270,34 @@ class Broker:
         ):
             tunnel.abort()  # no room even for words
 
+    def passed(self, sandbox: str, port: Port, tunnel: Tunnel, sent: int, received: int) -> bool:
+        """Count what passes; cut all that the sandbox has once its call, or its account, moved too much."""
+        counts, account, size = port.counts, self._account_of(port), sent + received
+        if not counts.told:  # a connection that an earlier call made
+            counts.told = True
+            self._say(Active(sandbox))
+        count = counts.of(tunnel.target)
+        count.sent += sent
+        count.received += received
+        counts.passed_bytes += size
+        minute = int(self._loop.time() // 60)
+        if minute != account.minute:
+            account.minute, account.minute_bytes = minute, 0
+        account.minute_bytes += size
+        if counts.passed_bytes > self._bounds.bytes_max:
+            told = f"the call has moved {self._bounds.bytes_max} bytes, as many as it may (egress_bytes_max)"
+        elif account.minute_bytes > self._bounds.account_bytes_max:
+            most = self._bounds.account_bytes_max
+            told = f"the account has moved {most} bytes within a minute (egress_account_bytes_max)"
+        else:
+            return True
+        if not counts.over:
+            counts.over = counts.passed_bytes > self._bounds.bytes_max
+            self._own(self._note(sandbox, f"its connections were cut: {told}"))
+        for one in list(port.tunnels):
+            one.abort()
+        return False
+
     def closed(self, port: Port, tunnel: Tunnel) -> None:
         """A connection is over."""
         assert port.account is not None
@@ -267,6 +309,9 @@ class Broker:
 
     def asked(self, sandbox: str, port: Port, tunnel: Tunnel, data: bytes, target: Head | None) -> None:
         """A function has said where it wants to go, or that is known."""
+        if not port.counts.told:
+            port.counts.told = True
+            self._say(Active(sandbox))  # before any answer can come of it
         tunnel.work = self._own(self._connector.serve(sandbox, port, tunnel, data, target))
 
     def _sweep(self) -> None:
@@ -293,6 +338,9 @@ class _PortHost:
 
     def asked(self, tunnel: Tunnel, data: bytes) -> None:
         self._broker.asked(self._sandbox, self._port, tunnel, data, self._target)
+
+    def passed(self, tunnel: Tunnel, sent: int, received: int) -> bool:
+        return self._broker.passed(self._sandbox, self._port, tunnel, sent, received)
 
     def closed(self, tunnel: Tunnel) -> None:
         self._broker.closed(self._port, tunnel)

@@ -79,6 +79,7 @@ class Connector:
                 await self._refuse(sandbox, port, tunnel, line, "400 Bad Request")
                 return
             established = ESTABLISHED if head.forward is None else b""
+        tunnel.target = head.authority
         try:
             self._check_counts(port)
             found = await self._headers(sandbox, port, head) if target is None else None
@@ -105,7 +106,8 @@ class Connector:
             raise
         else:
             tunnel.work = None
-            tunnel.join(self._bounds.bytes_max, inner=established, outer=first)
+            port.counts.of(tunnel.target).connections += 1
+            tunnel.join(inner=established, outer=first)
 
     async def _connect(self, sandbox: str, port: Port, tunnel: Tunnel, head: Head) -> None:
         async with self._in_time():
@@ -169,6 +171,10 @@ class Connector:
             raise Refusal(f"the instance has {self._bounds.connections_max} connections already")
         if self._account_of(port).tunnels > self._bounds.account_connections_max:
             raise Refusal(f"the account has {self._bounds.account_connections_max} connections already")
+        if port.counts.over:
+            raise Refusal(f"the call has moved {self._bounds.bytes_max} bytes, as many as it may")
+        if self._account_of(port).minute_bytes > self._bounds.account_bytes_max:
+            raise Refusal(f"the account has moved {self._bounds.account_bytes_max} bytes within a minute")
 
     async def _reach_gateway(self, sandbox: str, port: Port, tunnel: Tunnel, head: Head) -> None:
         """Connect to stoker's own API: whose connection it is, is known by whose packet it came with."""
@@ -220,6 +226,7 @@ class Connector:
 
     async def _refuse(self, sandbox: str, port: Port, tunnel: Tunnel, line: str, status: str) -> None:
         """Have the log say it first: by the time the function hears of it, its call may be over."""
+        port.counts.of(tunnel.target or "proxy").refused += 1
         port.refusals += 1
         async with port.refusing:
             if port.refusals > REFUSALS_AT_ONCE:

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from dataclasses import dataclass, field
 
+from stoker.egress.counts import Counts
 from stoker.egress.head import Head
 from stoker.egress.tunnel import Tunnel
 from stoker.model.egress import Rule
@@ -24,6 +25,9 @@ class Account:
     lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ACCOUNT_LOOKUPS_MAX))
     tunnels: int = 0
     sandboxes: int = 0
+    minute: int = 0
+    """Of the loop's clock, in which `minute_bytes` have passed."""
+    minute_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Port:
     listeners: list[Listener] = field(default_factory=list)
     rules: tuple[Rule, ...] = ()
     injects: bool = False
+    counts: Counts = field(default_factory=Counts)
     account: str | None = None
     """None until the gateway has said whose it is."""
     tunnels: set[Tunnel] = field(default_factory=set)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from stoker.egress.counts import HOSTS_MAX
 from stoker.egress.head import Head
 from stoker.model.egress import RULES_MAX, TUNNELS_MAX, Rule, parse_rule, parse_tunnel
-from stoker.model.packet import SANDBOX, TAG, Malformed, Table, flag, listed, number, or_none, text
+from stoker.model.packet import COUNT_MAX, SANDBOX, TAG, Malformed, Table, flag, listed, number, or_none, text
 
 LINE_CHARS_MAX = 1000
 
@@ -26,7 +27,9 @@ class Bounds:
     """Of one instance, at once."""
     account_connections_max: int
     bytes_max: int
-    """Of one connection, both ways together."""
+    """Of all connections of one call, both ways together."""
+    account_bytes_max: int
+    """Of an account, in a minute."""
     idle_ms_max: int
     connect_ms_max: int
     """From what was asked for to the connection, with the look-up of the name."""
@@ -121,6 +124,30 @@ class Injected:
 
 
 @dataclass(frozen=True, slots=True)
+class Active:
+    """The sandbox uses the network, for the first time since it was last counted."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What has it used since this was asked last? Answered by Tallied."""
+
+    tag: int
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """What was used."""
+
+    tag: int
+    rows: tuple[tuple[str, int, int, int, int], ...]
+    """(host, connections, bytes sent, bytes received, refused) each."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A line for the log of the call that runs; answered by Noted."""
 
@@ -136,12 +163,17 @@ class Inward:
     sandbox: str
 
 
+def _row(value: Any) -> bool:
+    return type(value) is list and len(value) == 5 and _RULE(value[0]) and all(map(_COUNT, value[1:]))
+
+
 def _line(value: Any) -> bool:
     return type(value) is list and len(value) == 4 and all(type(part) is str for part in value)
 
 
 _ACCOUNT = text(r".{1,200}")
 _RULE = text(r".{1,300}")
+_COUNT = number(0, COUNT_MAX)
 _WORDS = text(rf".{{0,{LINE_CHARS_MAX}}}")
 FROM_SUPERVISOR: Table = {
     "Open": (Open, {"sandbox": SANDBOX, "target": or_none(text(r"[a-z0-9_.-]{1,253}:[0-9]{1,5}"))}),
@@ -159,6 +191,7 @@ FROM_GATEWAY: Table = {
     ),
     "Shut": (Shut, {"sandbox": SANDBOX}),
     "Noted": (Noted, {"tag": TAG}),
+    "Tally": (Tally, {"tag": TAG, "sandbox": SANDBOX}),
     "Headers": (
         Headers,
         {"tag": TAG, "port": number(0, 65535), "lines": listed(_line), "problem": _WORDS},
@@ -166,6 +199,8 @@ FROM_GATEWAY: Table = {
 }
 FROM_BROKER: Table = {
     "Inward": (Inward, {"sandbox": SANDBOX}),
+    "Active": (Active, {"sandbox": SANDBOX}),
+    "Tallied": (Tallied, {"tag": TAG, "rows": listed(_row, HOSTS_MAX + 1)}),
     "Refused": (Refused, {"tag": TAG, "sandbox": SANDBOX, "line": _WORDS}),
     "Want": (Want, {"tag": TAG, "sandbox": SANDBOX, "host": _RULE, "port": number(1, 65535)}),
     "Injected": (Injected, {"sandbox": SANDBOX, "secret": text(r".{1,128}"), "host": _RULE}),

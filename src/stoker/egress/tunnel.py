@@ -28,6 +28,9 @@ class Host(Protocol):
     def asked(self, tunnel: Tunnel, data: bytes) -> None:
         """Its head is complete, as is what came with it."""
 
+    def passed(self, tunnel: Tunnel, sent: int, received: int) -> bool:
+        """So many bytes have come from a side, and go on if this returns True."""
+
     def closed(self, tunnel: Tunnel) -> None:
         """Both sides are gone. Once."""
 
@@ -88,7 +91,9 @@ class Tunnel:
         self.inner = _Side(self)
         self.outer = _Side(self)
         self.active_at = clock()
-        self.bytes_left = 0
+        self.target = ""
+        """Where it leads, `host:port`, once that was asked for."""
+        self._dropped = 0
         self.work: asyncio.Task[None] | None = None
         """What decides about it and connects, while that goes on."""
         self._told = told
@@ -107,11 +112,12 @@ class Tunnel:
         """Whether it is the function's turn: to say where it wants to go, or to leave after a refusal."""
         return self._head is not None or self._refused
 
-    def join(self, bytes_max: int, *, inner: bytes, outer: bytes) -> None:
-        """Let bytes pass, at most so many; `inner` and `outer` are what each side is sent first."""
+    def join(self, *, inner: bytes, outer: bytes) -> None:
+        """Let bytes pass; `inner` and `outer` are what each side is sent first."""
         self._joined = True
-        self.bytes_left = bytes_max
         self.active_at = self._clock()
+        if not self._host.passed(self, len(outer), len(self._early)):
+            return
         self.inner.write(inner + self._early)
         self.outer.write(outer)
         self._early.clear()
@@ -191,10 +197,8 @@ class Tunnel:
         """Bytes have come."""
         self.active_at = self._clock()
         if self._joined:
-            self.bytes_left -= len(data)
-            if self.bytes_left < 0:
-                self.abort()
-            else:
+            sent, received = (len(data), 0) if side is self.inner else (0, len(data))
+            if self._host.passed(self, sent, received):
                 self.other(side).write(data)
         elif side is self.inner and self._head is not None:
             self._head += data
@@ -208,8 +212,8 @@ class Tunnel:
         elif side is self.outer:
             self._early += data
         elif self._refused:
-            self.bytes_left += len(data)
-            if self.bytes_left > head.BYTES_MAX * 16:
+            self._dropped += len(data)
+            if self._dropped > head.BYTES_MAX * 16:
                 self.abort()
         else:
             self.abort()  # it was told to read no more

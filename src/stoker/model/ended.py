@@ -43,6 +43,7 @@ def ended_record(
         replay_of=call.replay_of,
         parent_invocation_id=None if parent is None else parent.invocation_id,
         depth=0 if parent is None else parent.depth,
+        network=outcome.network,
         error=None if failure is None else error_of(failure),
         log=outcome.log.decode(errors="replace") if outcome.log else "",
         log_bytes=outcome.log_bytes,

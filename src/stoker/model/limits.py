@@ -112,7 +112,9 @@ class Limits:
     egress_account_connections_max: int = 1_024
     """Connections to the outside that all instances of an account have at once."""
     egress_bytes_max: int = 1 * GIB
-    """What passes through one connection to the outside, both ways together."""
+    """What passes through all connections of one call to the outside, both ways together."""
+    egress_account_bytes_max: int = 64 * GIB
+    """What passes through all connections of an account to the outside within a minute."""
     egress_idle_ms_max: int = 5 * MINUTE_MS
     """A connection to the outside in which nothing passes for so long is cut."""
     egress_connect_ms_max: int = 10_000

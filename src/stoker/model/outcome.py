@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from stoker.model.network import NetworkUse
+
 
 class EndReason(Enum):
     """The closed set of end reasons."""
@@ -81,6 +83,8 @@ class Outcome:
     """What it printed in all, also what was cut."""
     timings: Timings
     memory_bytes: int = 0
+    network: tuple[NetworkUse, ...] = ()
+    """What it used of the network, by host."""
 
     @property
     def reason(self) -> EndReason:

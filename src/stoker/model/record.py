@@ -12,6 +12,7 @@ import msgspec
 
 from stoker.model.call import Parent, text_of
 from stoker.model.limits import TTL_MS_DEFAULT
+from stoker.model.network import NetworkUse
 from stoker.model.outcome import END_REASON_OF_CODE, EndReason
 
 TTL_MS_MIN = 1000
@@ -61,6 +62,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The invocation whose function called it, if one did."""
     depth: int = 0
     """How many invocations it is within."""
+    network: tuple[NetworkUse, ...] = ()
+    """What it used of the network, by host; of the last attempt."""
     error: RecordError | None = None
     log: str = ""
     log_bytes: int = 0

@@ -22,7 +22,7 @@ _FULL = _BARE[:-1] + b',"payload":%b,"result":%b}'
 
 def is_quick(call: Call, outcome: Outcome) -> bool:
     """Tell whether a call's record can be made here."""
-    plain = call.replay_of is None and call.parent is None
+    plain = call.replay_of is None and call.parent is None and not outcome.network
     return plain and outcome.failure is None and not outcome.log_bytes
 
 

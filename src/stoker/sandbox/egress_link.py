@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stoker.egress.protocol import (
     FROM_BROKER,
     LINE_CHARS_MAX,
+    Active,
     Headers,
     Injected,
     Inward,
@@ -21,12 +22,18 @@ from stoker.egress.protocol import (
     Refused,
     Serve,
     Shut,
+    Tallied,
+    Tally,
     Want,
 )
 from stoker.model import injection as model
 from stoker.model.errors import StokerError
+from stoker.model.network import UNKNOWN, NetworkUse
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, decode, encode
 from stoker.sandbox.engine import WayOut
+
+TALLY_S_MAX = 0.05
+"""What the end of a call may wait for its counts; the broker is one loop away."""
 
 
 class EgressLink:
@@ -37,6 +44,8 @@ class EgressLink:
         self._socket: socket.socket | None = None
         self._served: dict[str, tuple[bytes, WayOut]] = {}
         self._unsent: deque[bytes] = deque()
+        self._tag = 0
+        self._tallies: dict[int, tuple[Callable[[tuple[NetworkUse, ...]], None], asyncio.TimerHandle]] = {}
         self._answering: set[asyncio.Task[None]] = set()
 
     def attach(self, handle: int) -> None:
@@ -53,6 +62,20 @@ class EgressLink:
         packet = encode(Serve(sandbox, way_out.account, way_out.rules, way_out.injects))
         self._served[sandbox] = (packet, way_out)
         self._send(packet)
+
+    def tally(self, sandbox: str, taken: Callable[[tuple[NetworkUse, ...]], None]) -> None:
+        """Have what a sandbox has used counted, and `taken` told; soon, and once."""
+        self._tag += 1
+        tag = self._tag
+        timer = self._loop.call_later(TALLY_S_MAX, self._taken, tag, (NetworkUse(UNKNOWN),))
+        self._tallies[tag] = (taken, timer)
+        self._send(encode(Tally(tag, sandbox)))
+
+    def _taken(self, tag: int, used: tuple[NetworkUse, ...]) -> None:
+        taken, timer = self._tallies.pop(tag, (None, None))
+        if taken is not None and timer is not None:
+            timer.cancel()
+            taken(used)
 
     def forget(self, sandbox: str) -> None:
         """It has ended."""
@@ -127,8 +150,17 @@ class EgressLink:
         if self._socket is asked_by:  # another broker may ask something else by the same tag
             self._send(encode(Headers(want.tag, port, lines, problem)))
 
-    def _take(self, said: Refused | Inward | Want | Injected, handed: list[socket.socket]) -> None:
+    def _take(
+        self, said: Refused | Inward | Want | Injected | Active | Tallied, handed: list[socket.socket]
+    ) -> None:
+        if isinstance(said, Tallied):
+            self._taken(said.tag, tuple(NetworkUse(*row) for row in said.rows))
+            return
         served = self._served.get(said.sandbox)
+        if isinstance(said, Active):
+            if served is not None:
+                served[1].active()
+            return
         if isinstance(said, Want):
             way_out = None if served is None else served[1]
             task = self._loop.create_task(self._answer(said, way_out, self._socket), name="headers")

@@ -17,6 +17,7 @@ from stoker.model.errors import PlatformError, StokerError
 from stoker.model.injection import Injected
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
 from stoker.model.limits import Limits
+from stoker.model.network import NetworkUse
 
 Notice = Callable[[str, Mapping[str, object]], None]
 """Takes an event's name and its fields for the operator's log."""
@@ -56,6 +57,8 @@ class WayOut:
     """Whose it is: what all of an account share is bounded."""
     rules: tuple[str, ...]
     """As `model.egress` reads them."""
+    active: Callable[[], None]
+    """Told that it uses the network, once after each `tally`."""
     refused: Callable[[str], None]
     """Given a line for the log of the call that runs, of each connection that was not let through."""
     injects: bool
@@ -100,6 +103,12 @@ class Sandbox(Protocol):
 
     def reach(self, way_out: WayOut) -> None:
         """Let it reach the outside, once; before, it reaches nothing."""
+
+    def tally(self, taken: Callable[[tuple[NetworkUse, ...]], None]) -> None:
+        """Count what it used of the network since this was called last, and tell `taken`, soon.
+
+        Where nobody can tell within TALLY_S_MAX, that is one entry for an unknown host.
+        """
 
     def kill(self) -> None:
         """End it and all it has started. Returns at once, may be called at any time and again."""

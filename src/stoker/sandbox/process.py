@@ -16,12 +16,13 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
+from stoker.model.network import NetworkUse
 from stoker.sandbox import copying, kernel
 from stoker.sandbox.bundle import FILES_MAX
 from stoker.sandbox.engine import Sandbox, SandboxGone, Site, WayOut
@@ -78,6 +79,10 @@ class ProcessSandbox:
 
     def reach(self, way_out: WayOut) -> None:
         """Nothing: it has the network of this machine."""
+
+    def tally(self, taken: Callable[[tuple[NetworkUse, ...]], None]) -> None:
+        """Nobody counts."""
+        taken(())
 
     def kill(self) -> None:
         """Kill the process group."""

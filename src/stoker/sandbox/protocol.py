@@ -280,6 +280,7 @@ _BOUNDS: dict[str, Check] = {
     "bytes_max": number(1, COUNT_MAX),
     "idle_ms_max": number(1, COUNT_MAX),
     "connect_ms_max": number(1, COUNT_MAX),
+    "account_bytes_max": number(1, COUNT_MAX),
     "authorities": text(r"[^\0]{0,4096}"),
 }
 

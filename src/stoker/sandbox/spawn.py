@@ -88,6 +88,7 @@ def bounds_of(site: Site) -> Bounds:
         connections_max=limits.egress_connections_max,
         account_connections_max=limits.egress_account_connections_max,
         bytes_max=limits.egress_bytes_max,
+        account_bytes_max=limits.egress_account_bytes_max,
         idle_ms_max=limits.egress_idle_ms_max,
         connect_ms_max=limits.egress_connect_ms_max,
         authorities=site.authorities,

@@ -13,11 +13,12 @@ import os
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
+from stoker.model.network import NetworkUse
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, encode
 from stoker.sandbox import bundle, egress_port, kernel
 from stoker.sandbox.egress_link import EgressLink
@@ -105,6 +106,10 @@ class SupervisedSandbox:
         """Tell the egress broker."""
         if not self._exit.done():
             self._engine.egress.serve(self.id, way_out)
+
+    def tally(self, taken: Callable[[tuple[NetworkUse, ...]], None]) -> None:
+        """Ask the egress broker."""
+        self._engine.egress.tally(self.id, taken)
 
     def kill(self) -> None:
         """Ask the supervisor to kill it."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from stoker.model.errors import PlatformError
 from stoker.model.launch import Code, Exit, InstanceLimits, LaunchPlan
+from stoker.model.network import NetworkUse
 from stoker.runtimes import wire
 from stoker.sandbox.engine import Sandbox, SandboxGone, WayOut
 
@@ -61,6 +62,8 @@ class FakeSandbox:
         self.reaches: tuple[str, tuple[str, ...]] | None = None
         """Account and rules."""
         self.refused: Callable[[str], None] = lambda line: None
+        self.used: tuple[NetworkUse, ...] = ()
+        self.active: Callable[[], None] = lambda: None
         self.inward: Callable[[socket.socket], None] = socket.socket.close
         self.script = script
         self.urgent = urgent
@@ -103,7 +106,12 @@ class FakeSandbox:
         """Note whose it is and what it may reach; the test calls `refused` and `inward`."""
         assert self.reaches is None, "a sandbox is given to a function once"
         self.reaches = (way_out.account, way_out.rules)
-        self.refused, self.inward = way_out.refused, way_out.inward
+        self.refused, self.inward, self.active = way_out.refused, way_out.inward, way_out.active
+
+    def tally(self, taken: Callable[[tuple[NetworkUse, ...]], None]) -> None:
+        """Tell what the test has put into `used`, at once."""
+        used, self.used = self.used, ()
+        taken(used)
 
     async def assign(self, code: Code | None, limits: InstanceLimits, tunnels: tuple[str, ...] = ()) -> None:
         """Note code and limits."""

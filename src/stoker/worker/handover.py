@@ -145,6 +145,7 @@ class Handover:
             WayOut(
                 account=function.account,
                 rules=rules_of(code),
+                active=instance.networked,
                 refused=instance.note,
                 injects=self._secrets.injects(function),
                 headers=partial(self._secrets.injected, function),

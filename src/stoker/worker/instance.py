@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from stoker.model.call import Call
@@ -107,6 +108,7 @@ class Instance:
         """True once a call in it was given up while others ran: it takes no more and ends with the last."""
         self._begun: frozenset[bytes] | None = None
         """The calls that have begun in a process that said it ends; no other will."""
+        self._networked = False
         self._dying: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -270,6 +272,9 @@ class Instance:
             weight.look(now)
         timings = Timings(waited_ms - init_ms, init_ms, run_ms)
         outcome = Outcome(result, failure, log, log_bytes, timings, weight.peak_bytes)
+        networked, self._networked = self._networked, False
+        if networked:  # counted before the next call begins; who waits for this one is told with the count
+            self.sandbox.tally(lambda used: tell_end(call, replace(outcome, network=used), self._loop))
         self.calls_served += 1
         self.last_run_ms = run_ms
         self.last_was_silent = failure is None and not log_bytes
@@ -281,7 +286,12 @@ class Instance:
                         self.kill()
                 self._on_free(self)  # its next call goes out before this one is answered: both cores work
         finally:
-            tell_end(call, outcome, self._loop)
+            if not networked:
+                tell_end(call, outcome, self._loop)
+
+    def networked(self) -> None:
+        """Take note that the function uses the network: it is counted when its call ends."""
+        self._networked = True
 
     def _failed(self, running: Running, body: bytes) -> None:
         failure = failure_said(body)

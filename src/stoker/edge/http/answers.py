@@ -121,6 +121,16 @@ class ErrorOfRecord(TypedDict):
     field: NotRequired[str]
 
 
+class NetworkAnswer(TypedDict):
+    """What a call used of the network, to one host."""
+
+    host: Annotated[str, Meta(description="host:port as asked for; `other`, past 50 of them; or `unknown`.")]
+    connections: int
+    bytes_sent: int
+    bytes_received: int
+    refused: int
+
+
 class RecordAnswer(TypedDict):
     """One invocation: queued, running, or how it ended."""
 
@@ -149,6 +159,9 @@ class RecordAnswer(TypedDict):
     log_bytes: Annotated[int, Meta(description="What it printed in all, also what was cut.")]
     caller: Annotated[str, Meta(description="The id of the token that asked for it.")]
     replay_of: NotRequired[str]
+    network: NotRequired[
+        Annotated[list[NetworkAnswer], Meta(description="What it used of the network; of its last attempt.")]
+    ]
     parent_invocation_id: NotRequired[
         Annotated[str, Meta(description="The invocation whose function called it, through stoker.internal.")]
     ]

@@ -53,6 +53,17 @@ def record_answer(record: Record) -> RecordAnswer:
     if record.parent_invocation_id is not None:
         body["parent_invocation_id"] = record.parent_invocation_id
         body["depth"] = record.depth
+    if record.network:
+        body["network"] = [
+            {
+                "host": use.host,
+                "connections": use.connections,
+                "bytes_sent": use.bytes_sent,
+                "bytes_received": use.bytes_received,
+                "refused": use.refused,
+            }
+            for use in record.network
+        ]
     if record.payload is not None:
         body["payload"] = record.payload
     if record.result is not None:
