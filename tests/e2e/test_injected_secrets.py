@@ -306,6 +306,20 @@ def test_tls_of_the_functions_own_passes_as_it_is(client: Client, way: str, auth
     assert "went to" not in log
 
 
+def test_more_secrets_than_a_request_can_hold_are_refused_and_harm_nobody(client: Client) -> None:
+    names = [f"LONG_{number}" for number in range(30)]
+    for name in names:
+        keep(client, name, "x" * 8000, header=f"X-{name.replace('_', '-')}")
+    keep(client)
+    greedy, usual = asks(client, "urllib", *names), asks(client, "urllib", "API_KEY")
+
+    status, _, log = asked(client, greedy, "http://public.test/")
+
+    assert status == 502
+    assert "more than a request can hold" in log
+    assert asked(client, usual, "http://public.test/")[1]["authorization"] == f"Bearer {VALUE}"
+
+
 def test_the_port_of_a_host_may_be_another(client: Client) -> None:
     keep(client, hosts=["public.test:8443"])
     name = asks(client, "fetch", "API_KEY", network={"egress": ["public.test:8443"]})

@@ -32,6 +32,8 @@ from stoker.model.network import UNKNOWN, NetworkUse
 from stoker.model.packet import PACKET_BYTES_MAX, Malformed, decode, encode
 from stoker.sandbox.engine import WayOut
 
+HEADERS_CHARS_MAX = 64 * 1024
+"""More goes into no packet, and servers take less."""
 TALLY_S_MAX = 0.05
 """What the end of a call may wait for its counts; the broker is one loop away."""
 
@@ -147,6 +149,8 @@ class EgressLink:
         lines = tuple(
             (one.name, one.header, one.value.reveal(), one.placeholder) for one in found if one.port == port
         )
+        if sum(len(part) for line in lines for part in line) > HEADERS_CHARS_MAX:
+            port, lines, problem = 0, (), "the secrets for this host are more than a request can hold"
         if self._socket is asked_by:  # another broker may ask something else by the same tag
             self._send(encode(Headers(want.tag, port, lines, problem)))
 
