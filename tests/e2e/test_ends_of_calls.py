@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -266,3 +267,16 @@ def _init_with_memory_limit(memory_bytes: int) -> int:
             if inits:
                 return min(inits)
     pytest.fail("no sandbox with that limit appeared")
+
+
+@pytest.mark.parametrize("thrown", ["'text'", "{ a: 1 }", "null", "new Error('e')"])
+def test_whatever_a_handler_throws_has_a_type_and_a_stack(client: Client, thrown: str) -> None:
+    name = client.function(
+        f"throws-{uuid4().hex[:8]}", f"exports.handler = async () => {{ throw {thrown}; }};"
+    )
+
+    body = client.invoke(name).json()
+
+    assert body["code"] == "function.error"
+    assert isinstance(body["error_type"], str)
+    assert isinstance(body["stack"], str)

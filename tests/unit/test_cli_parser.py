@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stoker.cli import take_payload
 from stoker.cli.completion import SHELLS, script, subparsers_of
 from stoker.cli.history import STATUSES
 from stoker.cli.parser import make_parser
@@ -99,3 +100,31 @@ def test_bash_completes_commands_verbs_options_and_functions() -> None:
     assert complete("invoke", "demo") == ["demo/hello"]
     assert "--follow" in complete("logs", "demo/hello", "--")
     assert complete("completion", "f") == ["fish"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["invoke", "demo/a", '{"x":1}', "--async", "--json"],
+        ["invoke", "demo/a", "--async", "--json", '{"x":1}'],
+        ["invoke", "--json", "demo/a", "--async", '{"x":1}'],
+    ],
+)
+def test_the_payload_of_invoke_may_come_behind_options(typed: list[str]) -> None:
+    arguments, left = make_parser().parse_known_args(typed)
+
+    assert all(take_payload(arguments, text) for text in left)
+    assert (arguments.name, arguments.payload, arguments.submit, arguments.json) == (
+        "demo/a",
+        '{"x":1}',
+        True,
+        True,
+    )
+
+
+def test_nothing_else_is_taken_for_a_payload() -> None:
+    arguments, left = make_parser().parse_known_args(["invoke", "demo/a", "{}", "--json", "more"])
+    others, more = make_parser().parse_known_args(["invocations", "demo/a", "--json", "more"])
+
+    assert [take_payload(arguments, text) for text in left] == [False]
+    assert [take_payload(others, text) for text in more] == [False]

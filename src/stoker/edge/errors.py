@@ -127,13 +127,15 @@ def status_of(code: str) -> int:
 def failure_body(failure: Failure, invocation_id: str) -> bytes:
     """Return the JSON body for a call whose function failed; its status is `status_of(failure.code)`.
 
-    Members: `error`, `code`, `invocation_id`; `error_type`, `stack` and `field` where there are any.
+    Members: `error`, `code`, `invocation_id`; `error_type`, `stack` and `field` where there are any, and of
+    what a handler threw always the first two, though a thrown text has no frames.
     """
     members: dict[str, object] = {"error": failure.error, "code": failure.code}
-    if failure.error_type is not None:
-        members["error_type"] = failure.error_type
-    if failure.stack is not None:
-        members["stack"] = failure.stack
+    thrown = failure.code == "function.error"
+    if failure.error_type is not None or thrown:
+        members["error_type"] = failure.error_type or "Error"
+    if failure.stack is not None or thrown:
+        members["stack"] = failure.stack or ""
     if failure.field is not None:
         members["field"] = failure.field
     members["invocation_id"] = invocation_id

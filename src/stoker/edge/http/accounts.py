@@ -31,13 +31,19 @@ Quota = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": QUOTA_MA
 
 
 class AccountLimits(msgspec.Struct):
-    """The quotas of an account; what is absent or null has no limit. The body of `PUT .../limits`."""
+    """The quotas of an account; what is absent or null has no limit."""
 
     functions: Quota | None = None
     code_bytes: Quota | None = None
     concurrent_invocations: Quota | None = None
     invocations_per_minute: Quota | None = None
     record_bytes: Quota | None = None
+
+
+class LimitsPut(AccountLimits):
+    """The body of `PUT .../limits`: the quotas, as they are or under `limits`, as when an account is made."""
+
+    limits: AccountLimits | None = None
 
 
 class AccountCreate(msgspec.Struct):
@@ -87,8 +93,8 @@ class AccountRoutes:
         """`PUT .../limits`: the quotas in place of all that the account had."""
         self._access.allowed(request)
         name = self._catalog.accounts.find(api.decoded(request.path_params["account"])).name
-        body, _ = api.read_body(await read_whole(request), AccountLimits, strict=is_strict(request))
-        account = await self._catalog.accounts.limit(name, _quotas(body))
+        body, _ = api.read_body(await read_whole(request), LimitsPut, strict=is_strict(request))
+        account = await self._catalog.accounts.limit(name, _quotas(body.limits or body))
         return answer({"body": account_answer(account)})
 
     async def delete(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stoker.edge.http.accounts import AccountCreate, AccountLimits
+from stoker.edge.http.accounts import AccountCreate, LimitsPut
 from stoker.edge.http.answers import (
     AccountAnswer,
     AccountMade,
@@ -78,7 +78,7 @@ OPERATIONS = (
         Answer(AccountAnswer, Shape.BODY, description="The account as it is now.", example=_ACCOUNT),
         description="In place of all that it had.",
         parameters=(STRICT,),
-        body=AccountLimits,
+        body=LimitsPut,
         body_examples={"limits": _LIMITS},
         codes=("not_found", *STORING),
     ),
