@@ -148,6 +148,10 @@ def test_what_was_written_by_format_1_is_read_as_it_was_meant() -> None:
     child = read(13)
     assert isinstance(child, Pack)
     assert [(one.parent_invocation_id, one.depth) for one in child.records] == [(A, 1)]
+    begun = read(14)
+    assert isinstance(begun, CallState)
+    assert begun.work is not None
+    assert (begun.work.begun, begun.record.attempts, begun.record.log) == (True, 1, "hello Ada\n")
     assert child.records[0].network == (NetworkUse("api.example.com:443", 2, 512, 70000, 1),)
 
 

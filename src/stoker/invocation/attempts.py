@@ -5,6 +5,7 @@ Does not know whose turn it is, nor how long the others wait.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -15,7 +16,9 @@ from stoker.invocation.admission import admit, checked, input_failure
 from stoker.invocation.backlog import Backlog
 from stoker.invocation.ending import Ending
 from stoker.invocation.invoker import Executor
+from stoker.invocation.keyed import LOST
 from stoker.invocation.live import Live, Stage
+from stoker.invocation.logs import EARLIER_LOG_BYTES_MAX, with_earlier
 from stoker.invocation.payloads import Payloads
 from stoker.invocation.retry import Again, after_attempt, policy_of
 from stoker.invocation.store import Notes
@@ -28,6 +31,9 @@ from stoker.model.limits import Limits
 from stoker.model.outcome import Failure, Outcome
 from stoker.model.record import Keeping, Record, reason_of
 
+BEGUN_STORED_S = 0.25
+"""An attempt that runs for so long is stored as one that began: it counts also if it takes the server along.
+Quicker ones are not worth a write each."""
 NOT_RUN_S = 0.25
 """After a call that no instance took."""
 
@@ -88,6 +94,9 @@ class Attempts:
             told = f"its function has no version {one.accepted.work.pinned} any more"
             self._tasks.start(self.end_unrun(one, Failure("function.load_failed", told), dead=True))
             return
+        if record.attempts >= policy_of(function.retry).attempts:  # the last one took the server with it
+            self._tasks.start(self.end_unrun(one, LOST, dead=True))
+            return
         contract = entry.contract or self._catalog.contract(entry)
         try:
             if record.replay_of is not None and not record.attempts:
@@ -111,6 +120,7 @@ class Attempts:
         def began() -> None:
             one.stage = Stage.BEGUN
             one.started_ms = self._now_ms()
+            asyncio.get_running_loop().call_later(BEGUN_STORED_S, self._note_begun, one, call)
 
         call = Call(
             one.call_id,
@@ -155,8 +165,21 @@ class Attempts:
         )
         await self._end(one, record, keeping, dead=dead)
 
+    def _note_begun(self, one: Live, call: Call) -> None:
+        """Store that an attempt has begun, so that it counts also if this server does not see its end."""
+        if one.call is call and one.stage is Stage.BEGUN and one.noting is None:
+            one.noting = self._tasks.start(self._store_begun(one))
+
+    async def _store_begun(self, one: Live) -> None:
+        self._payloads.restore(one)
+        await self._ending.note_begun(one, replace(one.accepted.work, begun=True))
+        self._payloads.stored(one)
+
     async def _finish(self, one: Live, call: Call, outcome: Outcome | StokerError) -> None:
         """Store what an attempt came to: the end, or that it is tried again."""
+        if one.noting is not None:
+            await asyncio.wait([one.noting])
+            one.noting = None
         if not isinstance(outcome, Outcome):  # it never began, which is no attempt
             self._notes.warning(
                 "call_not_run", invocation=one.accepted.record.invocation_id, reason=outcome.message
@@ -172,12 +195,13 @@ class Attempts:
         attempts = one.attempts + (failure is None or one.started_ms is not None)
         step = after_attempt(code, attempts, self.age_ms(one), policy_of(function.retry), self._random)
         if isinstance(step, Again):
-            await self._again(one, attempts, step.wait_ms)
+            await self._again(one, attempts, step.wait_ms, outcome)
             return
         keeping = Keeping.of(function.monitor_config)
         record = ended_record(
             call, outcome, keeping, ended_ms=self._now_ms(), invocation_type="Async", attempts=attempts
         )
+        record = with_earlier(record, one.accepted.record, outcome, attempts, self._limits.log_bytes_max)
         if one.started_ms is None:  # it was cancelled before it began, perhaps not for the first time
             record = replace(record, started_ms=one.accepted.record.started_ms)
         await self._end(one, record, keeping, dead=step.dead)
@@ -186,10 +210,12 @@ class Attempts:
         one.call = None
         self._on_wait(one, NOT_RUN_S)
 
-    async def _again(self, one: Live, attempts: int, wait_ms: int) -> None:
+    async def _again(self, one: Live, attempts: int, wait_ms: int, outcome: Outcome) -> None:
         self._payloads.restore(one)
-        record = replace(one.accepted.record, attempts=attempts, started_ms=one.started_ms)
-        work = replace(one.accepted.work, due_ms=self._now_ms() + wait_ms)
+        stored = one.accepted.record
+        record = replace(stored, attempts=attempts, started_ms=one.started_ms)
+        record = with_earlier(record, stored, outcome, attempts, EARLIER_LOG_BYTES_MAX)
+        work = replace(one.accepted.work, due_ms=self._now_ms() + wait_ms, begun=False)
         if await self._ending.wait_again(one, record, work):
             self._payloads.stored(one)
             one.queued_at = self._clock() + wait_ms / 1000

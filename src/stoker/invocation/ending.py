@@ -71,6 +71,13 @@ class Ending:
         self.retries += 1
         return True
 
+    async def note_begun(self, one: Live, work: Work) -> None:
+        """Return once it is stored that an attempt runs, unless it has ended meanwhile."""
+        record = one.accepted.record
+        accepted = await self._stored(one, lambda: self._store.wait_again(one.accepted, record, work))
+        if accepted is not None:
+            one.accepted = accepted[0]
+
     async def release(self, one: Live) -> None:
         """Return once its acceptance is taken back: nothing ran, and its key is free again."""
         one.stage = Stage.ENDING

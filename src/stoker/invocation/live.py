@@ -40,6 +40,7 @@ class Live:
         "call_id",
         "cancelled",
         "due_at",
+        "noting",
         "payload",
         "queued_at",
         "stage",
@@ -64,6 +65,8 @@ class Live:
         """When `call` began to run; None before."""
         self.cancelled = False
         """Whether somebody wants it to end, at the next moment at which it can."""
+        self.noting: asyncio.Task[None] | None = None
+        """While it is being stored that an attempt has begun; whatever is stored next waits for that."""
         self.waiters: list[asyncio.Future[Record]] = []
 
     @property

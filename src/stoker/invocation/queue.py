@@ -8,10 +8,13 @@ is; `attempts` knows what a turn comes to. Does not know how invocations are sto
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import heapq
 import random as chance
 from collections.abc import Callable, Iterable
 from itertools import count
+
+from msgspec.structs import replace
 
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.fold import Entry, Fold
@@ -117,6 +120,7 @@ class Queue:
     def recover(self, stored: Iterable[Accepted]) -> None:
         """Take up Async invocations that an earlier server accepted and that have not ended."""
         for accepted in stored:
+            accepted = counted_in(accepted)
             payload = accepted.work.payload
             self.take(accepted, None if payload is None else payload.encode())
 
@@ -279,3 +283,11 @@ def _function_of(one: Live, entry: Entry) -> Function | None:
         return entry.function if pinned is None else entry.at_version(pinned)
     except NotFound:
         return None
+
+
+def counted_in(accepted: Accepted) -> Accepted:
+    """Return an invocation with the attempt counted whose end an earlier server did not see."""
+    if not accepted.work.begun:
+        return accepted
+    record = replace(accepted.record, attempts=accepted.record.attempts + 1)
+    return dataclasses.replace(accepted, record=record, work=replace(accepted.work, begun=False))

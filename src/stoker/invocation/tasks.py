@@ -21,14 +21,15 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Let it go on by itself; once closed nothing is begun."""
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None] | None:
+        """Let it go on by itself; once closed nothing is begun, and None is returned."""
         if self._closed:
             work.close()
-            return
+            return None
         task = asyncio.get_running_loop().create_task(work, name="an Async invocation")
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     async def close(self) -> None:
         """Cancel all; return once they have ended."""

@@ -99,6 +99,8 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When the next attempt may begin."""
     key: str | None = None
     """The hash of its Idempotency-Key, if it has one."""
+    begun: bool = False
+    """Whether an attempt runs that the record does not count yet."""
 
 
 @dataclass(frozen=True, slots=True)
