@@ -186,9 +186,10 @@ def test_what_is_thrown_beside_a_call_in_flight_fails_it_and_ends_the_process(
 ) -> None:
     shim = start("nodejs", f"exports.handler = () => {{ {thrown}; return new Promise(() => {{}}) }}")
 
-    error = shim.invoke().error
+    answer = shim.invoke()
 
-    assert (error.code, error.error) == ("function.error", "astray")
+    assert (answer.error.code, answer.error.error) == ("function.error", "astray")
+    assert shim.begun_at_leave == {answer.call_id}
     assert shim.exit_code() == 1
     assert "Error: astray" in shim.printed()
 
@@ -199,7 +200,8 @@ def test_what_is_thrown_after_a_call_ends_the_process(start: Start) -> None:
     assert shim.invoke().value is None
 
     with pytest.raises(EOFError):
-        shim.frame()
+        shim.answer()
+    assert shim.begun_at_leave == frozenset()
     assert shim.exit_code() == 1
     assert "Error: astray" in shim.printed()
 

@@ -55,6 +55,7 @@ class ShimProcess:
         self.root = root
         self.hello: wire.Hello | None = None
         self.logs: dict[bytes, bytes] = {}
+        self.begun_at_leave: frozenset[bytes] | None = None
         self._pending: list[wire.Frame] = []
         self._reader = wire.FrameReader(frame_bytes_max=64 * 1024 * 1024)
 
@@ -123,11 +124,13 @@ class ShimProcess:
         return call_id
 
     def answer(self) -> Answer:
-        """Return the next RESULT or ERROR; LOG frames before it go to `logs`."""
+        """Return the next RESULT or ERROR; LOG frames before it go to `logs`, a LEAVING to `begun_at_leave`."""
         while True:
             kind, call_id, body = self.frame()
             if kind == wire.LOG:
                 self.logs[call_id] = self.logs.get(call_id, b"") + body
+            elif kind == wire.LEAVING:
+                self.begun_at_leave = wire.decode_leaving(body)
             elif kind == wire.RESULT:
                 return Answer(call_id, body, None)
             elif kind == wire.ERROR:
