@@ -189,7 +189,7 @@ def test_what_is_thrown_beside_a_call_in_flight_fails_it_and_ends_the_process(
     answer = shim.invoke()
 
     assert (answer.error.code, answer.error.error) == ("function.error", "astray")
-    assert shim.begun_at_leave == {answer.call_id}
+    assert shim.begun_at_leave == frozenset((answer.call_id,))
     assert shim.exit_code() == 1
     assert "Error: astray" in shim.printed()
 

@@ -124,7 +124,7 @@ class ShimProcess:
         return call_id
 
     def answer(self) -> Answer:
-        """Return the next RESULT or ERROR; LOG frames before it go to `logs`, a LEAVING to `begun_at_leave`."""
+        """Return the next RESULT or ERROR; a LOG before it goes to `logs`, a LEAVING to `begun_at_leave`."""
         while True:
             kind, call_id, body = self.frame()
             if kind == wire.LOG:
