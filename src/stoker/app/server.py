@@ -6,14 +6,12 @@ Knows every room and no logic of any. `open` may fail at each step; `close` undo
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import certifi
 
@@ -23,7 +21,9 @@ from stoker.app.backup.store import CATALOG_SUBJECTS, catalog_reader
 from stoker.app.backup.taking import Source, take
 from stoker.app.calls import Calls
 from stoker.app.closing import Closing
+from stoker.app.housekeeping import settle_memory, sweep, sweep_all, trim_for_ever
 from stoker.app.install import runtimes_directory
+from stoker.app.listening import is_loopback, listen, make_private, tls_of
 from stoker.app.metrics import Measures, Metrics, Parts
 from stoker.app.nats_access import NatsAccess, remove
 from stoker.app.open_files import connections_max_of, raise_open_files
@@ -75,7 +75,6 @@ from stoker.edge.nats.door import NatsDoor
 from stoker.edge.services import Services
 from stoker.model.clock import wall_ms
 from stoker.model.egress import EgressPolicy
-from stoker.model.errors import StokerError
 from stoker.model.function import Asset
 from stoker.model.limits import MIB
 from stoker.runtimes.launch_plans import ensure
@@ -88,16 +87,8 @@ from stoker.worker.pool import Pool, machine_pressure
 
 VERIFIED_AT_START_BYTES = 64 * MIB
 """Contents up to here are read and checked before the server is ready, the rest in the background."""
-CODE_CACHE_BYTES_MAX = 2048 * MIB
-TRIM_S = 60.0
 CONNECTION_NAMES = ("stoker", "stoker door")
 """The store's connection, and another for what clients of NATS send: they must not hold up the store."""
-
-
-class ListenFailed(StokerError):
-    """The address cannot be listened on."""
-
-    code = "platform.error"
 
 
 class Server:
@@ -128,11 +119,13 @@ class Server:
         """Return once functions can run. Raises what `serve` turns into an exit code."""
         settings = self._settings
         self._files = raise_open_files()
-        _make_private(settings.data)
+        make_private(settings.data)
         guard = StoreGuard.open(settings.data, embedded=not settings.nats)
         self._closing.add(guard.close)
-        tls = _tls(settings)
-        sock = self._listen()
+        tls = tls_of(settings)
+        sock, self.url = listen(settings)
+        if tls is None and not is_loopback(sock.getsockname()[0]):
+            self._log.warning("listening_without_tls", address=self.url, hint="--tls-cert, --tls-key")
         plans = ensure(runtimes_directory(), lambda line: self._log.info("installing", what=line))
         code_root = settings.data / "code"
         folders = CodeCache(code_root, limits=settings.limits)
@@ -207,12 +200,12 @@ class Server:
         )
         calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions, source)
         self._own(asyncio.ensure_future(calls.recover()), name="recovery of invocations")
-        _settle_memory()
+        settle_memory()
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
                 pool.function_changed(entry.function, entry.function)
-        self._own(asyncio.ensure_future(_trim(folders, pool)), name="trim of code folders")
-        self._own(asyncio.ensure_future(_sweep_all(catalog, blobs)), name="sweep of contents")
+        self._own(asyncio.ensure_future(trim_for_ever(folders, pool)), name="trim of code folders")
+        self._own(asyncio.ensure_future(sweep_all(catalog, blobs)), name="sweep of contents")
 
     async def _open_backbone(self) -> JetStream:
         settings = self._settings
@@ -333,28 +326,6 @@ class Server:
         )
         await door.open()
 
-    def _listen(self) -> socket.socket:
-        settings = self._settings
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((settings.host, settings.port))
-            sock.listen(1024)
-        except OSError as error:
-            sock.close()
-            raise ListenFailed(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-                hint="choose another address with --listen HOST:PORT; port 0 picks a free one",
-            ) from None
-        sock.setblocking(False)
-        port = sock.getsockname()[1]
-        host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
-        self.url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
-        if not settings.tls_cert and not _is_loopback(sock.getsockname()[0]):
-            self._log.warning("listening_without_tls", address=f"{host}:{port}", hint="--tls-cert, --tls-key")
-        return sock
-
     # -- while it runs ---------------------------------------------------------------------------
 
     def problem(self) -> str | None:
@@ -418,7 +389,7 @@ class Server:
 
     def _sweeper(self, catalog: Catalog) -> Callable[[set[Content]], None]:
         def loosened(contents: set[Content]) -> None:
-            self._own(asyncio.ensure_future(_sweep(catalog, contents)), name="sweep after a change")
+            self._own(asyncio.ensure_future(sweep(catalog, contents)), name="sweep after a change")
 
         return loosened
 
@@ -449,55 +420,5 @@ class _Unpacker:
         await self._folders.folder(assets, fetch, new=True)
 
 
-async def _trim(folders: CodeCache, pool: Pool) -> None:
-    """Remove code folders that nothing runs from, once in a while; they are made again when needed."""
-    while True:
-        await asyncio.sleep(TRIM_S)
-        await folders.trim({folder_name(code.assets) for code in pool.code_in_use}, CODE_CACHE_BYTES_MAX)
-
-
-def _settle_memory() -> None:
-    """Have the collector leave alone what is there for good, and look less often at what comes and goes.
-
-    A call makes some dozen objects and no cycles; with the defaults the collector would look through the
-    whole catalog every few thousand calls.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
-async def _sweep(catalog: Catalog, candidates: set[Content]) -> None:
-    await catalog.sweep(candidates)
-
-
-async def _sweep_all(catalog: Catalog, blobs: BlobStore) -> None:
-    await catalog.sweep(await blobs.list())
-
-
 def _fold(fold: Fold, event: Event) -> None:
     fold.apply(event.subject, event.data, event.sequence)
-
-
-def _make_private(data: Path) -> None:
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data.chmod(0o700)
-    except OSError as error:
-        raise ListenFailed(f"the data directory {data} cannot be used: {error.strerror}") from None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ListenFailed(f"--tls-cert {settings.tls_cert}, --tls-key {settings.tls_key}: {error}") from None
-    return context
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "::1" or host.startswith("127.")
