@@ -280,3 +280,21 @@ def test_whatever_a_handler_throws_has_a_type_and_a_stack(client: Client, thrown
     assert body["code"] == "function.error"
     assert isinstance(body["error_type"], str)
     assert isinstance(body["stack"], str)
+
+
+def test_every_answer_to_an_invoke_has_an_id(client: Client) -> None:
+    schema = {"input": {"type": "string"}}
+    name = client.function(f"id-{uuid4().hex[:8]}", "exports.handler = async () => 1;", schema=schema)
+    path = f"/compute/functions/{client.collection}/{name}/invoke"
+
+    answers = [
+        client.invoke(name, "fits"),
+        client.invoke(name, 1),
+        client.invoke("no-such-function", 1),
+        client.http.post(path, content=b"{"),
+        client.http.post(path, json={"payload": "x", "invocation_type": "Async"}),
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 400, 404, 400, 400]
+    ids = [answer.headers["x-invocation-id"] for answer in answers]
+    assert len(set(ids)) == len(ids)

@@ -215,7 +215,7 @@ def error_in(answer: Answer) -> StokerError | None:
             answer.status,
             field=string("field"),
             hint=string("hint"),
-            invocation_id=string("invocation_id") or answer.headers.get("x-invocation-id"),
+            invocation_id=string("invocation_id"),  # of what was refused, the header's has no record
             retry_after_s=_retry_after_s(answer),
             error_type=string("error_type"),
             stack=string("stack"),

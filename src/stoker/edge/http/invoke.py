@@ -24,7 +24,7 @@ from stoker.invocation.acceptance import ASYNC, REQUEST_RESPONSE, KeyRequest
 from stoker.invocation.async_calls import AsyncCalls
 from stoker.invocation.invoker import Invoker
 from stoker.invocation.keyed import KeyedCalls
-from stoker.model.call import Call
+from stoker.model.call import Call, CallIds, text_of
 from stoker.model.errors import InvalidRequest, NoCapacity, PlatformError, StokerError
 from stoker.model.outcome import Failure, Outcome
 
@@ -127,6 +127,7 @@ class InvokeRoute:
         self._asynchronous = asynchronous
         self._keyed = keyed
         self._errors = errors
+        self._ids = CallIds()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def admit(self, request: Request) -> None:
@@ -162,7 +163,7 @@ class InvokeRoute:
             if exchange.open and not call.has_ended:
                 exchange.gone = call.cancel_now
         except Exception as error:
-            refuse(exchange, error, self._errors)
+            self._refuse(exchange, error)
 
     # -- what is stored before it is answered: it goes on if the client leaves ---------------------
 
@@ -195,11 +196,17 @@ class InvokeRoute:
             try:
                 await work
             except Exception as error:
-                refuse(exchange, error, self._errors)
+                self._refuse(exchange, error)
 
         task = asyncio.get_running_loop().create_task(run(), name="a stored call")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _refuse(self, exchange: Exchange, error: Exception) -> None:
+        """Answer an exchange whose call never began; with an id, as every answer has one, of no record."""
+        refusal = self._errors.answer(error)
+        header = _id_header(text_of(self._ids.next()))
+        exchange.respond(refusal.status, refusal.body, refusal.header_lines + header)
 
     async def drain(self) -> None:
         """Return when no stored call is on its way any more."""
@@ -236,12 +243,6 @@ def answer(
             return
     assert failure is not None
     exchange.respond(status_of(failure.code), failure_body(failure, invocation_id), header)
-
-
-def refuse(exchange: Exchange, error: Exception, errors: ErrorAnswers) -> None:
-    """Answer an exchange whose call never began."""
-    refusal = errors.answer(error)
-    exchange.respond(refusal.status, refusal.body, refusal.header_lines)
 
 
 def _id_header(invocation_id: str) -> bytes:

@@ -91,7 +91,7 @@ def _refusal(answer: Answer, *, wrapped: bool) -> ToolAnswer:
     members = answer.json()
     if wrapped and members["code"] == "schema.input" and "field" in members:
         members["field"] = f"/{ARGUMENT}{members['field']}"
-    return refused(members, answer.invocation_id)
+    return refused(members, members.get("invocation_id"))
 
 
 def json_text(value: object) -> bytes:
