@@ -170,9 +170,26 @@ def test_what_an_invocation_may_is_to_invoke_and_nothing_else(client: Client, do
         ("GET", "/compute/invocations"),
         ("GET", "/secrets"),
         ("POST", "/tokens"),
+        ("GET", "/readyz"),
+        ("GET", "/openapi.json"),
+        ("GET", "/metrics"),
     ):
         status, body, _ = asked(client, name, {"method": method, "path": path})
         assert (status, body["code"]) == (403, "auth.forbidden"), path
+
+
+def test_an_invocation_sees_the_calls_that_it_made(client: Client, double: str) -> None:
+    source = """
+exports.handler = async ({ path, body }) => {
+  const accepted = await (await fetch('http://stoker.internal' + path, { method: 'POST', body: JSON.stringify(body) })).json();
+  const id = JSON.parse(accepted.body).invocation_id;
+  const seen = await (await fetch(`http://stoker.internal/compute/invocations/${id}?wait=10000`)).json();
+  return [seen.body.status, seen.body.result];
+};
+"""
+    name = client.function(f"waits-{next(NUMBERS)}", source, network=NETWORK)
+
+    assert client.result(name, call(client, double, 4, "Async")) == ["ok", "8"]
 
 
 def test_another_accounts_function_is_not_there(client: Client, server: ServerProcess) -> None:

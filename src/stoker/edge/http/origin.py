@@ -25,6 +25,11 @@ class Origin:
         self._account = account
         self._calls = calls
 
+    def require(self, path: bytes, *, has_token: bool) -> None:
+        """Raise Forbidden for what anybody may ask from outside, such as how the server is."""
+        if not has_token and not path.startswith(b"/compute/"):
+            raise Forbidden("a function without a token of its own may invoke functions, and nothing else")
+
     def principal(self, named: bytes | None) -> Principal:
         """Return who calls, if the request has no token; `named` is the header that says which call it is.
 

@@ -150,6 +150,9 @@ class Connection(asyncio.Protocol):
             if request.expects_continue and self._current is None and not self._waiting:
                 self.send_continue()
             return None
+        if self._origin is not None:
+            has_token = request.authorization is not None or request.api_key is not None
+            self._origin.require(request.path, has_token=has_token)
         exchange = AsgiExchange(self, request, scope_of(request, self._transport), self._service)
         self._streaming = exchange
         self._take_turn(exchange)
