@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -375,27 +376,32 @@ def test_records_are_there_after_a_stop_and_those_of_a_moment_ago_after_a_kill(
         server.stop()
 
 
+def asks_and_waits(server: ServerProcess, client: Client, answer: httpx.Response) -> HTTPConnection:
+    """Send a look-up that waits, on a connection that the server has accepted; its answer is to be read."""
+    connection = HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+    connection.request("GET", "/healthz")
+    connection.getresponse().read()
+    headers = {"Authorization": f"Bearer {client.token}"}
+    connection.request("GET", f"/compute/invocations/{id_of(answer)}?wait=30000", headers=headers)
+    return connection
+
+
 def test_a_server_that_stops_answers_who_waits_for_what_will_not_begin(isolated: None, data: Path) -> None:
     server = ServerProcess(data).wait_ready()
     with server.client() as client:
         client.function("f", ECHO, concurrency={"max_instances": 1})
         first, second = send(client, "f", {"sleep": 2000, "back": 1}), send(client, "f", {"back": 2})
         wait_until(lambda: record(client, first, "")["status"] == "running")
-        told: dict[str, Any] = {}
-
-        def wait(answer: httpx.Response) -> None:
-            told[id_of(answer)] = record(client, answer)["status"]
-
-        waiting = [threading.Thread(target=wait, args=(answer,)) for answer in (first, second)]
-        for thread in waiting:
-            thread.start()
-        wait_until(lambda: record(client, first, "")["status"] == "running")
+        waiting = [asks_and_waits(server, client, answer) for answer in (first, second)]
+        # What was sent before it has been read when this is answered.
+        assert record(client, first, "")["status"] == "running"
 
         assert server.stop() == 0
-        for thread in waiting:
-            thread.join()
+        told = [json.loads(one.getresponse().read())["body"]["status"] for one in waiting]
+        for one in waiting:
+            one.close()
 
-    assert told == {id_of(first): "ok", id_of(second): "queued"}
+    assert told == ["ok", "queued"]
     server = ServerProcess(data).wait_ready()
     try:
         with server.client() as client:
