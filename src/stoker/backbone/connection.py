@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import nats.errors
@@ -29,6 +28,7 @@ AWAY_MS_MAX = 3_000
 (findings), a cluster elects a new leader in 4-8 s, which callers learn by Retry-After."""
 ATTEMPT_MS_MAX = 1_000
 """One attempt: a cluster that changes its leader forgets what was in flight, on a connection that stays."""
+CANCEL_AGAIN_S = 0.2
 RECONNECT_WAIT_MS = 20
 CONNECT_MS_MAX = 2_000
 SERVED_WAITING_MAX = 16_384
@@ -122,23 +122,26 @@ class Connection:
 
     async def open(self, *, wait_ms: int = 10_000) -> None:
         """Return once connected. Raises Unavailable after `wait_ms`."""
+        dialing = asyncio.create_task(self._dial(), name="dial")
         try:
-            async with asyncio.timeout(wait_ms / 1000):
-                await self._dial()
-        except TimeoutError:
+            await asyncio.wait([dialing], timeout=wait_ms / 1000)
+        finally:
+            in_time = dialing.done()
+            await _ended(dialing)
+        if in_time:
+            dialing.result()
+        else:
             await self.close()
             raise Unavailable(
                 f"no NATS server answers at {', '.join(_without_password(url) for url in self._servers)}"
-            ) from None
+            )
 
     async def close(self) -> None:
         """End the connection; requests that wait are told Unavailable. Harmless when repeated."""
         self._closing = True
         redial, self._redial = self._redial, None
         if redial is not None:
-            redial.cancel()
-            with suppress(asyncio.CancelledError):
-                await redial
+            await _ended(redial)
         if not self._client.is_closed:
             await self._client.close()
         self._answers.lose_all()
@@ -315,6 +318,17 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         if not self._closing:
             _log.debug("nats_client", error=f"{type(error).__name__}: {error}")
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Return when a task has ended, which is cancelled for that: once more, if need be.
+
+    The client of NATS takes a cancellation that comes at a bad moment for the end of one attempt, and begins
+    the next.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 def _without_password(url: str) -> str:
