@@ -14,6 +14,7 @@ from stoker.backbone.event_log import Event
 from stoker.backbone.ledger import Ledger
 from stoker.model.clock import wall_ms
 from stoker.model.errors import NoCapacity, NotFound
+from stoker.model.limits import DAY_MS
 from stoker.model.record import Record, created_ms_of, id_of_text
 from stoker.records import formats
 from stoker.records.feeder import Feeder
@@ -186,6 +187,8 @@ class Records:
                 raise NotFound("no such invocation")
             return record
         created_ms = created_ms_of(call_id)
+        if created_ms > self._now_ms() + DAY_MS:  # no id of ours: it may even name a time after all calendars
+            raise NotFound("no such invocation")
         position = await self._ledger.since(created_ms)
         last = self._ledger.last_sequence
         restored = created_ms < self._ledger.begun_ms  # then the stream's times say nothing of it
