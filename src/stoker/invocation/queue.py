@@ -119,7 +119,7 @@ class Queue:
 
     def recover(self, stored: Iterable[Accepted]) -> None:
         """Take up Async invocations that an earlier server accepted and that have not ended."""
-        for accepted in sorted(stored, key=lambda one: one.record.invocation_id):  # the oldest first
+        for accepted in sorted(stored, key=lambda one: one.record.created_ms):  # the oldest first
             accepted = counted_in(accepted)
             payload = accepted.work.payload
             self.take(accepted, None if payload is None else payload.encode())
