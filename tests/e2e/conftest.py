@@ -39,7 +39,11 @@ class Client:
 
     def __post_init__(self) -> None:
         self.http = httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.token}"},
+            timeout=60,
+            # a bound on idle connections closes some that another thread was just given
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
 
     def __enter__(self) -> Client:

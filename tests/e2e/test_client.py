@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -94,6 +95,30 @@ def counts(ours: sdk.Client, client: Client) -> str:
         FunctionCreate(name="counts", compute_asset=code, monitor_config={"store_payload": True})
     )
     return f"{client.collection}/counts"
+
+
+def test_sixty_threads_share_a_client_and_each_keeps_its_connection(client: Client, ours: sdk.Client) -> None:
+    sleeps = b"exports.handler = (event) => new Promise((done) => setTimeout(done, 300, event));"
+    code = Code(
+        collection_topic=client.collection, handler="index.handler", assets=[AssetItem.of("index.js", sleeps)]
+    )
+    ours.functions.create(
+        FunctionCreate(name="sleeps", compute_asset=code, monitor_config={}, concurrency={"per_instance": 60})
+    )
+    with cutting(client.url, 0) as cutter, sdk.Client(cutter.url, client.token) as through:
+        together = threading.Barrier(60)
+
+        def call(number: int) -> object:
+            together.wait()
+            return through.invoke(f"{client.collection}/sleeps", number)
+
+        with ThreadPoolExecutor(60) as threads:
+            first = list(threads.map(call, range(60)))
+            opened = cutter.connections
+            second = list(threads.map(call, range(60)))
+
+    assert first == second == list(range(60))
+    assert cutter.connections == opened
 
 
 @pytest.mark.parametrize("cuts", [1, 2])

@@ -27,6 +27,8 @@ CONNECT_S_MAX = 10.0
 SILENCE_S_MAX = 60.0
 """A stream of events that says nothing for so long is lost; the server sends a comment each 15 s."""
 PIECE_BYTES = 256 * 1024
+AS_MANY_AS_CALLERS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=5.0)
+"""A bound on the idle ones has httpcore close some that a caller was just given, which loses its call."""
 
 
 class AsyncSession:
@@ -50,6 +52,7 @@ class AsyncSession:
             base_url=place.url,
             headers=headers,
             transport=transport,
+            limits=AS_MANY_AS_CALLERS,
             # what goes to this machine needs no proxy, and none may see its token
             mounts={place.pattern: None} if place.is_local else None,
         )
