@@ -150,7 +150,16 @@ def test_of_a_deleted_account_nothing_is_left_while_others_go_on(own: ServerProc
         with own.client(made["token"]) as acme:
             acme.http.put("/secrets/API_KEY", json={"value": "x"})
             source = f"exports.handler = (e) => {{ console.log('{mark}'); return e; }};"
-            acme.function("f", source, secrets=["API_KEY"], monitor_config={"store_payload": True})
+            acme.function(
+                "f",
+                source,
+                secrets=["API_KEY"],
+                env_vars=[f"MARK={mark}"],
+                monitor_config={"store_payload": True},
+            )
+            acme.http.patch(
+                f"/compute/functions/{acme.collection}/f", json={"description": mark}
+            ).raise_for_status()
             fails = "exports.handler = () => { throw new Error('no'); };"
             acme.function("fails", fails, retry={"attempts": 1})
             acme.http.put("/compute/assets/lib.js", content=f"// {mark}".encode() * 1000)

@@ -20,6 +20,7 @@ from stoker.backbone.event_log import Event, EventLog
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.backbone.program import find_nats_server
+from stoker.testing.backbone import SIGNS
 
 
 def pytest_asyncio_loop_factories(
@@ -68,7 +69,7 @@ class Store:
             await self.connection.open()
             self.jetstream = JetStream(self.connection, disk_reserve_bytes=0)
             self.log = EventLog(
-                self.jetstream, self.guard, stream="CATALOG", subjects=["accounts.*.catalog.>"]
+                self.jetstream, self.guard, stream="CATALOG", subjects=["accounts.*.catalog.>"], signs=SIGNS
             )
             self.blobs = BlobStore(self.jetstream, self.guard, spool_dir=self.data)
             await self.log.open()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from stoker.backbone.connection import Message
+from stoker.backbone.erasure import Erasure
 from stoker.backbone.errors import StoreDamaged
 from stoker.backbone.event_log import DIGEST, EXPECTED, Event, digest_of
 from stoker.backbone.jetstream import JetStream
+from stoker.backbone.vacancies import note_of
 from stoker.model.errors import StorageFull, Unavailable, VersionConflict
 from stoker.testing.backbone_rules import EVENT_LOG_RULES, Log
 
@@ -152,3 +155,101 @@ async def test_a_nearly_full_disk_takes_nothing_new_and_still_gives_what_it_has(
 
     assert full.unhealthy_reason == "the disk is full"
     assert [event.data for event in await store.events()] == [b"1"]
+
+
+NOTE = "accounts.gone.catalog.erased.self"
+
+
+async def fill_two_accounts(store: Store) -> None:
+    for number in range(4):
+        await store.log.append(f"accounts.gone.catalog.{number}", b"belongs to gone", expected=None)
+        await store.log.append(f"accounts.stays.catalog.{number}", b"stays", expected=None)
+    await store.log.append("accounts.gone.catalog.account", b"deleted", expected=None)
+
+
+async def erase(store: Store) -> list[Event]:
+    noted: list[Event] = []
+    await store.log.erase("accounts.gone.catalog.>", NOTE, until=8, on_event=noted.append)
+    return noted
+
+
+async def test_what_was_erased_is_off_the_disk_and_the_next_server_finds_the_log_whole(
+    open_store: OpenStore,
+) -> None:
+    store = await open_store()
+    await fill_two_accounts(store)
+    assert files_with(store.data, b"belongs to gone")
+
+    (note,) = await erase(store)
+
+    assert not files_with(store.data, b"belongs to gone")
+    before = await store.events()
+    assert [event.sequence for event in before] == list(range(1, 11))
+    assert [event.data for event in before] == [b"", b"stays"] * 4 + [b"deleted", note.data]
+    await store.close()
+    store = await open_store()
+    assert [(e.sequence, e.subject, e.data) for e in await store.events()] == [
+        (e.sequence, e.subject, e.data) for e in before
+    ]
+    assert await store.log.append("accounts.stays.catalog.9", b"on", expected=0) == 11
+
+
+async def test_an_empty_place_that_no_note_names_is_damage_also_beside_those_that_one_names(
+    open_store: OpenStore,
+) -> None:
+    store = await open_store()
+    await fill_two_accounts(store)
+    await erase(store)
+    await store.jetstream.api("STREAM.MSG.DELETE.CATALOG", {"seq": 4})
+    await store.close()
+    store = await open_store()
+
+    with pytest.raises(StoreDamaged, match="lacks event 4 of 10"):
+        await store.events()
+
+
+async def test_a_note_that_was_changed_excuses_nothing(open_store: OpenStore) -> None:
+    store = await open_store()
+    await fill_two_accounts(store)
+    note = Message(NOTE, note_of([2, 4]), {DIGEST: digest_of(NOTE, note_of([4]))})
+    await store.jetstream.publish(note)
+    await store.jetstream.api("STREAM.MSG.DELETE.CATALOG", {"seq": 2})
+    await store.close()
+    store = await open_store()
+
+    with pytest.raises(StoreDamaged, match="lacks event 2 of 10"):
+        await store.events()
+
+
+async def test_an_erasure_that_was_cut_short_leaves_a_whole_log_and_is_finished_later(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    await fill_two_accounts(store)
+    remove = Erasure._remove
+    removed: list[int] = []
+
+    async def remove_two(self: Erasure, sequence: int, *, keep_bytes: bool) -> None:
+        if len(removed) == 2:
+            raise Unavailable("cut short")
+        removed.append(sequence)
+        await remove(self, sequence, keep_bytes=keep_bytes)
+
+    monkeypatch.setattr(Erasure, "_remove", remove_two)
+    with pytest.raises(Unavailable):
+        await erase(store)
+    monkeypatch.undo()
+    await store.close()
+
+    store = await open_store()
+    left = [event.data for event in await store.events()]
+    assert removed == [7, 5]
+    assert left[:9] == [b"belongs to gone", b"stays"] * 2 + [b"", b"stays"] * 2 + [b"deleted"]
+    await erase(store)
+
+    assert not files_with(store.data, b"belongs to gone")
+    assert [event.data for event in await store.events()][:9] == [b"", b"stays"] * 4 + [b"deleted"]
+
+
+def files_with(folder: Path, text: bytes) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]

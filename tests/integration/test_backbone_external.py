@@ -14,6 +14,7 @@ from stoker.backbone.event_log import EventLog
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.model.errors import VersionConflict
+from stoker.testing.backbone import SIGNS
 
 OpenLog = Callable[[str], Awaitable[EventLog]]
 
@@ -42,6 +43,7 @@ async def open_log(jetstream: JetStream, tmp_path: Path) -> AsyncIterator[OpenLo
             guard,
             stream="CATALOG",
             subjects=["accounts.*.catalog.>"],
+            signs=SIGNS,
             replicas=jetstream.replicas,
         )
         await log.open()

@@ -99,6 +99,27 @@ async def test_a_restored_store_has_all_of_it_and_is_another(data: Path, file: P
     assert files_in(data.parent) == {"data", "other", "a.stoker"}
 
 
+async def test_what_was_erased_keeps_its_place_in_a_restored_store(data: Path, file: Path) -> None:
+    async with private_store(data) as store:
+        for key in ("a", "b", "c"):
+            await store_object(store, key, b"content")
+        events_of_one = str(events.object_key(ACCOUNT, "b"))
+        note = str(events.erased_key(ACCOUNT))
+        await store.log.erase(events_of_one, note, until=3, on_event=lambda _event: None)
+        before, _ = await all_of(store)
+    await back_up(data, file)
+
+    restored = await restore(file, data.with_name("other"), None)
+
+    async with private_store(data.with_name("other")) as other:
+        after, _ = await all_of(other)
+    assert restored.manifest.events == 4
+    assert [(e.sequence, e.subject, e.data) for e in after] == [
+        (e.sequence, e.subject, e.data) for e in before
+    ]
+    assert events_of_one not in {event.subject for event in after}
+
+
 async def test_an_empty_store_can_be_saved_and_restored(data: Path, file: Path) -> None:
     async with private_store(data):
         pass

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from stoker.backbone.event_log import Event
+from stoker.catalog import events
 from stoker.catalog.accounts import QUOTA_MAX
 from stoker.catalog.quotas import Quotas
 from stoker.catalog.stored import Account
@@ -19,6 +21,7 @@ from stoker.model.errors import (
     Unauthenticated,
 )
 from stoker.model.function import Function
+from stoker.testing.backbone import SIGNS
 from stoker.testing.catalog import CatalogBench, a_draft
 
 
@@ -171,6 +174,44 @@ async def a_full_account(bench: CatalogBench) -> tuple[Account, bytes]:
     return account, token
 
 
+async def test_the_log_forgets_what_a_deleted_account_had_and_still_folds_to_the_same() -> None:
+    bench = CatalogBench()
+    account, _ = await a_full_account(bench)
+    await bench.create()
+    await bench.catalog.accounts.delete("acme")
+    before = bench.fold.tenants.gone[account.id]
+
+    await bench.catalog.accounts.erase(account.id)
+
+    left = [event for event in bench.log.events if account.id in event.subject]
+    assert [events.Subject.parse(event.subject).noun for event in left] == ["account", "erased"]
+    for fold in (bench.fold, await bench.refolded()):
+        assert fold.tenants.gone == {account.id: before}
+        assert fold.sequence == len(bench.log.events)
+        assert _places(fold, account.id) == []
+        assert [entry.function.name for entry in fold.entries("default")] == ["my-function"]
+    await bench.catalog.accounts.create("acme", Quotas())
+    entry = bench.entry()
+    await bench.catalog.versions.change("default", entry, {"timeout": 5})  # decisions go on
+
+
+async def test_a_log_that_forgot_the_end_of_what_an_account_had_folds_to_the_same() -> None:
+    """The last is erased first: what a crash leaves of it begins as it did."""
+    bench = CatalogBench()
+    account, _ = await a_full_account(bench)
+    await bench.catalog.accounts.delete("acme")
+    whole = list(bench.log.events)
+    own = [event.sequence for event in whole if account.id in event.subject][:-1]
+
+    for kept in range(len(own)):
+        stand_ins = {place: Event(SIGNS.stand_in, b"", place, 0) for place in own[kept:]}
+        bench.log.events = [stand_ins.get(event.sequence, event) for event in whole]
+        fold = await bench.refolded()
+        assert list(fold.tenants.gone) == [account.id]
+        assert _places(fold, account.id) == []
+        assert fold.references.bytes_of(account.id) == 0
+
+
 async def test_with_an_account_goes_all_that_it_had_and_nothing_of_others() -> None:
     bench = CatalogBench()
     await bench.create()
@@ -192,7 +233,7 @@ async def test_with_an_account_goes_all_that_it_had_and_nothing_of_others() -> N
         assert _places(fold, account.id) == []
         assert [entry.function.name for entry in fold.entries("default")] == ["my-function"]
         assert fold.references.bytes_of(account.id) == 0
-        assert fold.tenants.gone == {account.id}
+        assert list(fold.tenants.gone) == [account.id]
     assert [(before.name, after) for before, after in told] == [("my-function", None)]
     assert gone == [account.id]
     await bench.catalog.sweep(set().union(*loosened))

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterable
+from typing import Protocol
 
 from stoker.backbone.blobs import BlobStore
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.references import Content
+from stoker.model.errors import StokerError
 from stoker.model.limits import MIB
 from stoker.worker.code_cache import CodeCache, folder_name
 from stoker.worker.pool import Pool
 
 CODE_CACHE_BYTES_MAX = 2048 * MIB
 TRIM_S = 60.0
+AGAIN_S = 1.0
+
+
+class Notes(Protocol):
+    """The operator's log."""
+
+    def warning(self, event: str, **fields: object) -> object: ...
 
 
 async def trim_for_ever(folders: CodeCache, pool: Pool) -> None:
@@ -24,6 +34,18 @@ async def trim_for_ever(folders: CodeCache, pool: Pool) -> None:
     while True:
         await asyncio.sleep(TRIM_S)
         await folders.trim({folder_name(code.assets) for code in pool.code_in_use}, CODE_CACHE_BYTES_MAX)
+
+
+async def erase_accounts(catalog: Catalog, account_ids: Iterable[str], notes: Notes) -> None:
+    """Take what is stored of deleted accounts out of the log of events, however long that takes."""
+    for account_id in account_ids:
+        while True:
+            try:
+                await catalog.accounts.erase(account_id)
+                break
+            except StokerError as error:
+                notes.warning("erasure_waits", account=account_id, reason=error.message)
+                await asyncio.sleep(AGAIN_S)
 
 
 async def sweep(catalog: Catalog, candidates: set[Content]) -> None:

@@ -17,11 +17,11 @@ import certifi
 
 from stoker import __version__
 from stoker.app.administrator import ensure_administrator
-from stoker.app.backup.store import CATALOG_SUBJECTS, catalog_reader
+from stoker.app.backup.store import catalog_log, catalog_reader
 from stoker.app.backup.taking import Source, take
 from stoker.app.calls import Calls
 from stoker.app.closing import Closing
-from stoker.app.housekeeping import settle_memory, sweep, sweep_all, trim_for_ever
+from stoker.app.housekeeping import erase_accounts, settle_memory, sweep, sweep_all, trim_for_ever
 from stoker.app.install import runtimes_directory
 from stoker.app.listening import is_loopback, listen, make_private, tls_of
 from stoker.app.metrics import Measures, Metrics, Parts
@@ -34,7 +34,7 @@ from stoker.app.settings import Settings
 from stoker.backbone.blobs import BlobStore
 from stoker.backbone.connection import Connection
 from stoker.backbone.embedded import EmbeddedServer
-from stoker.backbone.event_log import Event, EventLog
+from stoker.backbone.event_log import Event
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.backbone.responder import Responder
@@ -140,13 +140,7 @@ class Server:
         if engine.name == "process":
             self._log.warning("no_isolation", hint="functions run as plain processes of this user")
         jetstream = await self._open_backbone()
-        log = EventLog(
-            jetstream,
-            guard,
-            stream="CATALOG",
-            subjects=(CATALOG_SUBJECTS,),
-            replicas=jetstream.replicas,
-        )
+        log = catalog_log(jetstream, guard)
         blobs = BlobStore(jetstream, guard, spool_dir=settings.data / "spool", replicas=jetstream.replicas)
         fold = Fold()
         await log.open()
@@ -187,11 +181,12 @@ class Server:
         keeping.on_over = catalog.usage.records_over
         catalog.on_secret.append(pool.secret_changed)
         catalog.on_loosened.append(self._sweeper(catalog))
-        catalog.on_gone.append(self._eraser(folders, pool))
+        catalog.on_gone.append(self._eraser(folders, pool, catalog))
         runtime_versions = {plan.runtime: plan.version for plan in plans}
         source = Source(
             store_id=guard.store_id,
             catalog=catalog_reader(jetstream, guard),
+            stand_in=log.stand_in,
             catalog_end=lambda: guard.mark.sequence,
             invocations=keeping.ledger,
             blobs=blobs,
@@ -206,6 +201,7 @@ class Server:
                 pool.function_changed(entry.function, entry.function)
         self._own(asyncio.ensure_future(trim_for_ever(folders, pool)), name="trim of code folders")
         self._own(asyncio.ensure_future(sweep_all(catalog, blobs)), name="sweep of contents")
+        self._erase_accounts(catalog, list(fold.tenants.gone))
 
     async def _open_backbone(self) -> JetStream:
         settings = self._settings
@@ -393,12 +389,17 @@ class Server:
 
         return loosened
 
-    def _eraser(self, folders: CodeCache, pool: Pool) -> Callable[[str], None]:
+    def _erase_accounts(self, catalog: Catalog, account_ids: list[str]) -> None:
+        work = erase_accounts(catalog, account_ids, get_logger("stoker.catalog"))
+        self._own(asyncio.ensure_future(work), name="erasure of accounts")
+
+    def _eraser(self, folders: CodeCache, pool: Pool, catalog: Catalog) -> Callable[[str], None]:
         """What is unpacked of a deleted account's code goes at once, with all that is not in use just now."""
 
         def gone(account: str) -> None:
             trim = folders.trim({folder_name(code.assets) for code in pool.code_in_use}, 0)
             self._own(asyncio.ensure_future(trim), name="trim after an account")
+            self._erase_accounts(catalog, [account])
 
         return gone
 

@@ -12,7 +12,7 @@ them as quickly, is deleted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from stoker.backbone.jetstream import JetStream, Refused
@@ -52,6 +52,17 @@ class Erasure:
             for error in await asyncio.gather(*removals, return_exceptions=True):
                 if error is not None:
                     raise error
+
+    async def overwrite(self, sequences: Iterable[int]) -> None:
+        """Return once they are gone from the stream and off the disk, one after the other.
+
+        However long that takes: writers get most of the time. Raises Unavailable.
+        """
+        for sequence in sequences:
+            async with self._overwriting:
+                if not self._has_credit():
+                    await asyncio.sleep(-self._credit_s / SHARE)
+                await self._overwrite(sequence)
 
     def _has_credit(self) -> bool:
         now = asyncio.get_running_loop().time()

@@ -1,6 +1,7 @@
-"""The event log: one stream whose events are appended, never deleted, and replayed in order.
+"""The event log: one stream whose events are appended, and replayed in order.
 
-Owns the check that nothing is missing or changed. Does not know what the events mean.
+Owns the check that nothing is missing or changed; an event goes only after a note says so. Does not know
+what the events mean.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from uuid import uuid4
 
 from stoker.backbone.connection import Message
 from stoker.backbone.delivery import Delivered, Receiver, deliver
+from stoker.backbone.erasure import Erasure
 from stoker.backbone.guard import StoreGuard
-from stoker.backbone.jetstream import BATCH_COUNT_MAX, Code, JetStream, Refused, StreamSpec
+from stoker.backbone.jetstream import BATCH_COUNT_MAX, Code, JetStream, Refused, Stored, StreamSpec
+from stoker.backbone.vacancies import Signs, Vacancies, note_of
 from stoker.model.errors import VersionConflict
 
 DIGEST = "Stoker-Digest"
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 ROUNDS_MAX = 5
+NOTED_MAX = 1_000
+"""Events that one note is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,15 @@ class EventLog:
         *,
         stream: str,
         subjects: Sequence[str],
+        signs: Signs,
         replicas: int = 1,
     ) -> None:
         self._jetstream = jetstream
         self._guard = guard
         self._spec = StreamSpec(stream, tuple(subjects), replicas=replicas)
+        self._stand_in = signs.stand_in
+        self._vacancies = Vacancies(jetstream, stream, signs.notes)
+        self._erasure = Erasure(jetstream, stream)
 
     @property
     def stream(self) -> str:
@@ -114,7 +123,9 @@ class EventLog:
         """
         state = (await self._jetstream.api(f"STREAM.INFO.{self.stream}"))["state"]
         stored = int(state["last_seq"])
-        reader = _Reader(on_event, position=after, end=stored)
+        if state.get("num_deleted") or int(state["first_seq"]) > 1:
+            await self._vacancies.learn(_is_unchanged)
+        reader = _Reader(on_event, self.stand_in, position=after, end=stored)
         stuck = 0
         while reader.position < stored:
             before = reader.position
@@ -130,6 +141,8 @@ class EventLog:
                 raise self._jetstream.connection.unavailable()
         last = max(stored, self._guard.mark.sequence)
         reader.lose_until(last)
+        if reader.failure is not None:
+            raise reader.failure
         if reader.lost:
             raise self._guard.damaged_event(
                 self.stream,
@@ -140,13 +153,55 @@ class EventLog:
         self._guard.mark.advance(last)
         return last
 
+    async def erase(
+        self, subjects: str, note_subject: str, *, until: int, on_event: Callable[[Event], None]
+    ) -> None:
+        """Return once no event of `subjects` (a pattern) up to a sequence is in the log, nor on the disk.
+
+        The last goes first, so that whatever ends this leaves a log that began like this one; a further call
+        goes on. `on_event` is given the notes. Raises as `append` does.
+        """
+        places = await self._places(subjects, until)
+        for end in range(len(places), 0, -NOTED_MAX):
+            noted = places[max(0, end - NOTED_MAX) : end]
+            note = note_of(noted)
+            sequence = await self.append(note_subject, note, expected=None)
+            on_event(Event(note_subject, note, sequence, 0))
+            self._vacancies.known.update(noted)
+            await self._erasure.overwrite(reversed(noted))
+
+    def stand_in(self, sequence: int) -> Event | None:
+        """Return what is handed on in the place of an event that was erased; None if a note names no such."""
+        return Event(self._stand_in, b"", sequence, 0) if sequence in self._vacancies.known else None
+
+    async def _places(self, subjects: str, until: int) -> list[int]:
+        places: list[int] = []
+        position = 0
+        while position < until:
+            which = {"seq": position + 1, "next_by_subj": subjects}
+            found = await self._jetstream.get(self.stream, which)
+            if found is None:
+                break
+            position = found.sequence
+            if position <= until:
+                places.append(position)
+        return places
+
 
 class _Reader(Receiver):
     """Checks each of the log's messages, hands the good ones on up to the first bad one."""
 
-    def __init__(self, on_event: Callable[[Event], None], *, position: int, end: int) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[Event], None],
+        stand_in: Callable[[int], Event | None],
+        *,
+        position: int,
+        end: int,
+    ) -> None:
         super().__init__(position=position)
         self._on_event = on_event
+        self._stand_in = stand_in
         self._end = end
         self.lost = 0
         """Events that are missing or changed."""
@@ -160,22 +215,31 @@ class _Reader(Receiver):
         self.lose_until(sequence - 1)
         if message.headers.get(DIGEST) != digest_of(message.subject, message.data):
             self.lose_until(sequence)
-        elif not self.lost:
-            try:
-                self._on_event(Event(message.subject, message.data, sequence, message.time_ms))
-            except Exception as error:  # handed to who called `replay`; the client would only log it
-                self.failure = error
-                self.ended.set()
-        self.position = sequence
+        else:
+            self._hand_on(Event(message.subject, message.data, sequence, message.time_ms))
         if sequence >= self._end:
             self.ended.set()
 
     def lose_until(self, sequence: int) -> None:
-        """Count all up to `sequence` that was not handled as lost."""
-        if sequence > self.position:
-            self.first_lost = self.first_lost or self.position + 1
-            self.lost += sequence - self.position
-            self.position = sequence
+        """Count all up to `sequence` that was not handled as lost, but for what was erased on purpose."""
+        while self.position < sequence:
+            stand_in = self._stand_in(self.position + 1)
+            if stand_in is not None:
+                self._hand_on(stand_in)
+                continue
+            self.position += 1
+            self.first_lost = self.first_lost or self.position
+            self.lost += 1
+
+    def _hand_on(self, event: Event) -> None:
+        self.position = event.sequence
+        if self.lost or self.failure is not None:
+            return
+        try:
+            self._on_event(event)
+        except Exception as error:  # handed to who called `replay`; the client would only log it
+            self.failure = error
+            self.ended.set()
 
 
 def message_of(stream: str, subject: str, data: bytes, expected: int | None) -> Message:
@@ -205,6 +269,10 @@ async def own_sequence(jetstream: JetStream, stream: str, message: Message, afte
 def conflict() -> VersionConflict:
     """Return the error for who decided on what is not the last event any more."""
     return VersionConflict("somebody changed it first; read it again and decide anew")
+
+
+def _is_unchanged(stored: Stored) -> bool:
+    return stored.headers.get(DIGEST) == digest_of(stored.subject, stored.data)
 
 
 def digest_of(subject: str, data: bytes) -> str:

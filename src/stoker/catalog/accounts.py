@@ -104,6 +104,13 @@ class Accounts:
 
         await self._journal.to_its_end(delete())
 
+    async def erase(self, account_id: str) -> None:
+        """Return once the log of events has nothing of a deleted account but its id, and that it is deleted.
+
+        However long that takes. Raises StorageFull, Unavailable; repeated, it goes on where it was left.
+        """
+        await self._journal.erase(account_id)
+
     def find(self, name: str) -> Account:
         """Return the account of a name. Raises NotFound."""
         account = self._tenants.named(name)

@@ -18,6 +18,10 @@ from stoker.model.function import Asset, CodeVersion, Collection, Concurrency, F
 from stoker.model.injection import Injection
 
 FORMAT = 1
+ERASED = "erased"
+"""The noun of notes on events that were taken out of the log; the log's own, nothing is folded of them."""
+VACANT = "vacant"
+"""The noun of what stands in the place of such an event."""
 
 
 class UnknownFormat(PlatformError):
@@ -72,6 +76,16 @@ def secret_key(account: str, name: str) -> Subject:
 def object_key(account: str, key_hash: str) -> Subject:
     """Return where a stored asset object's events are stored; a key is free text, so it is hashed."""
     return Subject(account, "object", (key_hash,))
+
+
+def erased_key(account: str) -> Subject:
+    """Return where it is noted what of a deleted account was taken out of the log."""
+    return Subject(account, ERASED, ("self",))
+
+
+def all_of(account: str) -> str:
+    """Return the pattern of all subjects of an account."""
+    return str(Subject(account, ">", ()))
 
 
 def encode(kind: str, at_ms: int, **content: Any) -> bytes:

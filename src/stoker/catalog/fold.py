@@ -104,7 +104,15 @@ class Fold:
         if sequence <= self.sequence or sequence in self._ahead:
             return
         subject = Subject.parse(subject_text)
-        event = events.decode(data)
+        if subject.noun not in (events.ERASED, events.VACANT):
+            self._apply(subject, events.decode(data), sequence)
+        self._ahead.add(sequence)
+        while self.sequence + 1 in self._ahead:
+            self.sequence += 1
+            self._ahead.remove(self.sequence)
+        self._resolved.clear()
+
+    def _apply(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         match subject.noun:
             case "function":
                 self._apply_function(subject, event, sequence)
@@ -122,11 +130,6 @@ class Fold:
                 self._apply_object(subject, event, sequence)
             case noun:
                 raise events.UnknownFormat(f"the event log holds a {noun}, which this version does not know")
-        self._ahead.add(sequence)
-        while self.sequence + 1 in self._ahead:
-            self.sequence += 1
-            self._ahead.remove(self.sequence)
-        self._resolved.clear()
 
     def _apply_function(self, subject: Subject, event: dict[str, Any], sequence: int) -> None:
         identity = (subject.account, subject.key[0], subject.key[1])

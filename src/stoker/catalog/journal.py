@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
+from stoker.catalog import events
 from stoker.catalog.events import Subject
 from stoker.catalog.fold import Fold
 from stoker.catalog.references import Content
@@ -46,6 +47,15 @@ class Log(Protocol):
 
     async def replay(self, on_event: Callable[[StoredEvent], None], *, after: int) -> int:
         """Hand over every event after that sequence, in order, and return the last one."""
+        ...
+
+    async def erase(
+        self, subjects: str, note_subject: str, *, until: int, on_event: Callable[[StoredEvent], None]
+    ) -> None:
+        """Take all events of a pattern up to a sequence out; hand over what is stored to say so.
+
+        Raises as `append` does.
+        """
         ...
 
 
@@ -114,6 +124,19 @@ class Journal:
             await self._catch_up()  # the log knows more than we do: the caller's next look must show it
             raise
         self._apply(subject, data, sequence)
+
+    async def erase(self, account: str) -> None:
+        """Return once the log has nothing of a deleted account but that it is deleted.
+
+        However long that takes. Repeated, it goes on where it was left. Raises as the log does.
+        """
+        deleted = self._fold.tenants.gone[account]
+        subjects, note = events.all_of(account), str(events.erased_key(account))
+        try:
+            await self._log.erase(subjects, note, until=deleted - 1, on_event=self._follow)
+        except Unavailable:
+            self._behind = True  # a note may be stored all the same
+            raise
 
     async def _catch_up(self) -> None:
         self._behind = False

@@ -22,8 +22,8 @@ class Tenants:
         """By id."""
         self.tokens: dict[bytes, StoredToken] = {}
         """By the SHA-256 of the token."""
-        self.gone: set[str] = set()
-        """The ids of deleted accounts."""
+        self.gone: dict[str, int] = {}
+        """The ids of deleted accounts, with the sequence of the event that says so."""
         self._ids: dict[str, str] = {DEFAULT_ACCOUNT: DEFAULT_ACCOUNT}
         self._digests: dict[tuple[str, str], bytes] = {}
 
@@ -43,9 +43,10 @@ class Tenants:
                 before = self.accounts[account_id]
                 self.accounts[account_id] = replace(before, quotas=quotas, revision=sequence)
             case "deleted":
-                gone = self.accounts.pop(account_id)
-                del self._ids[gone.name]
-                self.gone.add(account_id)
+                gone = self.accounts.pop(account_id, None)  # its events may have been erased
+                if gone is not None:
+                    del self._ids[gone.name]
+                self.gone[account_id] = sequence
                 for token in list(self.tokens_of(account_id)):
                     self._drop(token)
             case kind:

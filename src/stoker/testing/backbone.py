@@ -15,15 +15,19 @@ from stoker.backbone.event_log import Event
 from stoker.backbone.jetstream import BATCH_COUNT_MAX
 from stoker.backbone.ledger import Write
 from stoker.backbone.server_config import MESSAGE_BYTES_MAX
+from stoker.backbone.vacancies import Signs, note_of
 from stoker.model.errors import StokerError, TooLarge, Unavailable, VersionConflict
 
 Events = Sequence[tuple[str, bytes, int | None]]
+SIGNS = Signs(notes="accounts.*.catalog.erased.self", stand_in="accounts.default.catalog.vacant.self")
+"""As a server's catalog has them."""
 
 
 class MemoryEventLog:
     """An event log in memory. `fail_with` is raised by the next append, which then stores nothing."""
 
     stream = "MEMORY"
+    stand_in_subject = SIGNS.stand_in
 
     def __init__(self, clock_ms: Callable[[], int] = lambda: 0) -> None:
         self._clock_ms = clock_ms
@@ -62,6 +66,19 @@ class MemoryEventLog:
         for event in self.events[after:]:
             on_event(event)
         return len(self.events)
+
+    async def erase(
+        self, subjects: str, note_subject: str, *, until: int, on_event: Callable[[Event], None]
+    ) -> None:
+        """As the real one, for a pattern that ends in `>`."""
+        prefix = subjects.removesuffix(">")
+        places = [one.sequence for one in self.events[:until] if one.subject.startswith(prefix)]
+        if not places:
+            return
+        sequence = await self.append(note_subject, note_of(places), expected=None)
+        on_event(self.events[sequence - 1])
+        for place in places:
+            self.events[place - 1] = Event(self.stand_in_subject, b"", place, 0)
 
 
 class MemoryLedger:

@@ -28,6 +28,9 @@ class Log(Protocol):
     async def append(self, subject: str, data: bytes, *, expected: int | None) -> int: ...
     async def append_batch(self, events: Events) -> list[int]: ...
     async def replay(self, on_event: Callable[[Event], None], *, after: int = 0) -> int: ...
+    async def erase(
+        self, subjects: str, note_subject: str, *, until: int, on_event: Callable[[Event], None]
+    ) -> None: ...
 
 
 class Book(Protocol):
@@ -159,6 +162,45 @@ async def what_the_fold_raises_reaches_the_caller_of_replay(log: Log) -> None:
 
 
 X, Y, Z = (f"accounts.default.invocation.{name}" for name in "xyz")
+
+
+NOTE = "accounts.gone.catalog.erased.self"
+
+
+async def _log_with_one_to_erase(log: Log) -> list[str]:
+    subjects = ["accounts.gone.catalog.a", A, "accounts.gone.catalog.b", B, "accounts.gone.catalog.a"]
+    for subject in subjects:
+        await log.append(subject, b"x", expected=None)
+    return subjects
+
+
+async def something_stands_in_for_what_was_erased(log: Log) -> None:
+    """Every place still has an event; the account's last one was to stay."""
+    subjects = await _log_with_one_to_erase(log)
+    noted: list[Event] = []
+
+    await log.erase("accounts.gone.catalog.>", NOTE, until=4, on_event=noted.append)
+
+    found = await _all(log)
+    stand_in = found[0].subject
+    assert stand_in not in subjects
+    assert [event.subject for event in found] == [stand_in, A, stand_in, B, subjects[4], NOTE]
+    assert [event.data for event in found[:5]] == [b"", b"x", b"", b"x", b"x"]
+    assert [event.sequence for event in found] == [1, 2, 3, 4, 5, 6]
+    assert [(event.subject, event.sequence, event.data) for event in noted] == [(NOTE, 6, found[5].data)]
+
+
+async def erasing_again_is_harmless_and_notes_nothing(log: Log) -> None:
+    """So whoever does not know whether it was done does it again."""
+    await _log_with_one_to_erase(log)
+    await log.erase("accounts.gone.catalog.>", NOTE, until=4, on_event=lambda _event: None)
+    before = await _all(log)
+    noted: list[Event] = []
+
+    await log.erase("accounts.gone.catalog.>", NOTE, until=4, on_event=noted.append)
+
+    assert noted == []
+    assert await _all(log) == before
 
 
 async def _read(ledger: Book, *, after: int = 0, until: int | None = None) -> list[tuple[int, bytes]]:
@@ -478,6 +520,8 @@ EVENT_LOG_RULES: tuple[Callable[[Log], Awaitable[None]], ...] = (
     a_batch_of_one_and_of_none_are_batches,
     replay_goes_on_where_it_is_told,
     what_the_fold_raises_reaches_the_caller_of_replay,
+    something_stands_in_for_what_was_erased,
+    erasing_again_is_harmless_and_notes_nothing,
 )
 LEDGER_RULES: tuple[Callable[[Book], Awaitable[None]], ...] = (
     what_is_written_is_at_its_place_and_last_of_its_subject,

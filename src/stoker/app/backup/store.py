@@ -18,9 +18,15 @@ from stoker.backbone.event_log import EventLog
 from stoker.backbone.guard import StoreGuard
 from stoker.backbone.jetstream import JetStream
 from stoker.backbone.ledger import Ledger
+from stoker.backbone.vacancies import Signs
+from stoker.catalog import events
+from stoker.catalog.stored import DEFAULT_ACCOUNT
 from stoker.records.formats import SUBJECTS
 
 CATALOG_SUBJECTS = "accounts.*.catalog.>"
+_SIGNS = Signs(
+    notes=str(events.erased_key("*")), stand_in=str(events.Subject(DEFAULT_ACCOUNT, events.VACANT, ("self",)))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +44,25 @@ class PrivateStore:
         return Source(
             store_id=self.guard.store_id,
             catalog=catalog_reader(self.jetstream, self.guard),
+            stand_in=self.log.stand_in,
             catalog_end=lambda: self.guard.mark.sequence,
             invocations=self.invocations,
             blobs=self.blobs,
             hold_invocations=nullcontext,
             hold_contents=nullcontext,
         )
+
+
+def catalog_log(jetstream: JetStream, guard: StoreGuard) -> EventLog:
+    """Return the log of the catalog, which is still to be opened."""
+    return EventLog(
+        jetstream,
+        guard,
+        stream="CATALOG",
+        subjects=(CATALOG_SUBJECTS,),
+        signs=_SIGNS,
+        replicas=jetstream.replicas,
+    )
 
 
 def catalog_reader(jetstream: JetStream, guard: StoreGuard) -> Ledger:
@@ -67,7 +86,7 @@ async def private_store(data: Path) -> AsyncIterator[PrivateStore]:
         exits.push_async_callback(connection.close)
         await connection.open()
         jetstream = JetStream(connection)
-        log = EventLog(jetstream, guard, stream="CATALOG", subjects=(CATALOG_SUBJECTS,))
+        log = catalog_log(jetstream, guard)
         blobs = BlobStore(jetstream, guard, spool_dir=data / "spool")
         invocations = Ledger(jetstream, guard, stream="INVOCATIONS", subjects=(SUBJECTS,))
         await log.open()

@@ -7,7 +7,7 @@ refers to: invocations, then the catalog, then contents. Does not know who asks,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -34,6 +34,8 @@ class Source:
     store_id: str
     catalog: Ledger
     """The stream of events, read by place."""
+    stand_in: Callable[[int], Event | None]
+    """What is handed on in the place of an event that was erased, as revisions are places; else None."""
     catalog_end: Callable[[], int]
     """The last event that is acknowledged, which is never one in the middle of an atomic batch."""
     invocations: Ledger
@@ -67,13 +69,12 @@ async def take(source: Source, now_ms: int) -> AsyncGenerator[bytes, None]:
         fold, events = Fold(), 0
         end = source.catalog_end()
         async for stretch in stretches(source.catalog, end):
-            for event in stretch:
-                events += 1
-                if event.sequence != events:  # revisions are sequences: they have to come out the same
-                    raise StokerError(f"the store is damaged: it lacks event {events} of {end}")
+            whole = list(_without_gaps(stretch, events, source.stand_in, end))
+            for event in whole:
                 fold.apply(event.subject, event.data, event.sequence)
                 stored_bytes += len(event.data)
-            yield b"".join(encoder.piece(format.message(event.subject, event.data)) for event in stretch)
+            events += len(whole)
+            yield b"".join(encoder.piece(format.message(event.subject, event.data)) for event in whole)
         if events != end:
             raise StokerError(f"the store is damaged: it lacks event {events + 1} of {end}")
         yield encoder.part_end()
@@ -88,6 +89,20 @@ async def take(source: Source, now_ms: int) -> AsyncGenerator[bytes, None]:
 
     secrets = Counter(secret.key_id for secret in fold.secrets.values())
     yield encoder.end(Manifest(events, messages, len(contents), stored_bytes, dict(secrets)))
+
+
+def _without_gaps(
+    stretch: Sequence[Event], position: int, stand_in: Callable[[int], Event | None], end: int
+) -> Iterator[Event]:
+    """Yield the events after a position with what stands in for erased ones. Raises StokerError."""
+    for event in stretch:
+        for sequence in range(position + 1, event.sequence):  # revisions are sequences: they have to stay
+            found = stand_in(sequence)
+            if found is None:
+                raise StokerError(f"the store is damaged: it lacks event {sequence} of {end}")
+            yield found
+        position = event.sequence
+        yield event
 
 
 async def stretches(stream: Ledger, end: int) -> AsyncIterator[list[Event]]:
