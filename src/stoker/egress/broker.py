@@ -210,25 +210,21 @@ class Broker:
                 self._own(self._serve_at(sandbox, port, listener))
 
     async def _serve_at(self, sandbox: str, port: Port, listener: Listener) -> None:
-        if self._ports.get(sandbox) is not port:
-            return  # it has ended meanwhile
         host, speaks_first = _PortHost(self, sandbox, port, listener.target), listener.target is None
         listener.server = await self._loop.create_server(
             lambda: Tunnel(host, self._clock, told=speaks_first).inner,
             sock=listener.socket,
             backlog=BACKLOG,
         )
-        if self._ports.get(sandbox) is not port:
-            listener.server.close()
+        if self._ports.get(sandbox) is not port:  # it has ended meanwhile
+            listener.close()
 
     def _shut(self, sandbox: str) -> None:
         port = self._ports.pop(sandbox, None)
         if port is None:
             return
         for listener in port.listeners:
-            if listener.server is not None:
-                listener.server.close()
-            listener.socket.close()
+            listener.close()
         for tunnel in list(port.tunnels):
             tunnel.abort()
         if rows := port.counts.take():

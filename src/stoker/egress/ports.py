@@ -38,7 +38,19 @@ class Listener:
     target: Head | None
     """Where all that connects there wants to go; None where that is told."""
     served: bool = False
+    """True from when a server is being made for it."""
     server: asyncio.Server | None = None
+
+    def close(self) -> None:
+        """Let go of the socket; while a server is being made, who makes it does that.
+
+        The loop would go on watching a descriptor that was closed beneath it, and take the next one of that
+        number for it.
+        """
+        if self.server is not None:
+            self.server.close()
+        elif not self.served:
+            self.socket.close()
 
 
 @dataclass(slots=True)
