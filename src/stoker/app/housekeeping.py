@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from stoker.app.background import Background
 from stoker.backbone.blobs import BlobStore
 from stoker.catalog.catalog import Catalog
 from stoker.catalog.references import Content
@@ -29,33 +30,62 @@ class Notes(Protocol):
     def warning(self, event: str, **fields: object) -> object: ...
 
 
-async def trim_for_ever(folders: CodeCache, pool: Pool) -> None:
-    """Remove code folders that nothing runs from, once in a while; they are made again when needed."""
-    while True:
-        await asyncio.sleep(TRIM_S)
-        await folders.trim({folder_name(code.assets) for code in pool.code_in_use}, CODE_CACHE_BYTES_MAX)
+class Housekeeping:
+    """One for a server. What it is told of is done behind whoever tells it."""
 
+    def __init__(
+        self,
+        background: Background,
+        catalog: Catalog,
+        blobs: BlobStore,
+        folders: CodeCache,
+        pool: Pool,
+        notes: Notes,
+    ) -> None:
+        self._background = background
+        self._catalog = catalog
+        self._blobs = blobs
+        self._folders = folders
+        self._pool = pool
+        self._notes = notes
 
-async def erase_accounts(catalog: Catalog, account_ids: Iterable[str], notes: Notes) -> None:
-    """Take what is stored of deleted accounts out of the log of events, however long that takes."""
-    for account_id in account_ids:
+    def start(self, gone: Sequence[str]) -> None:
+        """Begin, with what an earlier server may have left; `gone` are the ids of deleted accounts."""
+        self._background.run(self._trim_for_ever(), "trim of code folders")
+        self._background.run(self._sweep_all(), "sweep of contents")
+        self._background.run(self._erase(gone), "erasure of accounts")
+
+    def loosened(self, contents: set[Content]) -> None:
+        """Delete those contents that nothing refers to any more."""
+        self._background.run(self._catalog.sweep(contents), "sweep after a change")
+
+    def account_gone(self, account: str) -> None:
+        """Remove a deleted account's events, and its unpacked code with all that is not in use."""
+        self._background.run(self._trim(0), "trim after an account")
+        self._background.run(self._erase([account]), "erasure of an account")
+
+    async def _trim_for_ever(self) -> None:
+        """Remove code folders that nothing runs from, once in a while; they are made again when needed."""
         while True:
-            try:
-                await catalog.accounts.erase(account_id)
-                break
-            except StokerError as error:
-                notes.warning("erasure_waits", account=account_id, reason=error.message)
-                await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(TRIM_S)
+            await self._trim(CODE_CACHE_BYTES_MAX)
 
+    async def _trim(self, bytes_max: int) -> None:
+        in_use = {folder_name(code.assets) for code in self._pool.code_in_use}
+        await self._folders.trim(in_use, bytes_max)
 
-async def sweep(catalog: Catalog, candidates: set[Content]) -> None:
-    """Delete those contents that nothing refers to any more."""
-    await catalog.sweep(candidates)
+    async def _sweep_all(self) -> None:
+        await self._catalog.sweep(await self._blobs.list())
 
-
-async def sweep_all(catalog: Catalog, blobs: BlobStore) -> None:
-    """The same of all that are stored."""
-    await catalog.sweep(await blobs.list())
+    async def _erase(self, gone: Iterable[str]) -> None:
+        for account in gone:
+            while True:
+                try:
+                    await self._catalog.accounts.erase(account)
+                    break
+                except StokerError as error:
+                    self._notes.warning("erasure_waits", account=account, reason=error.message)
+                    await asyncio.sleep(AGAIN_S)
 
 
 def settle_memory() -> None:

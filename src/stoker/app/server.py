@@ -17,11 +17,12 @@ import certifi
 
 from stoker import __version__
 from stoker.app.administrator import ensure_administrator
+from stoker.app.background import Background
 from stoker.app.backup.store import catalog_log, catalog_reader
 from stoker.app.backup.taking import Source, take
 from stoker.app.calls import Calls
 from stoker.app.closing import Closing
-from stoker.app.housekeeping import erase_accounts, settle_memory, sweep, sweep_all, trim_for_ever
+from stoker.app.housekeeping import Housekeeping, settle_memory
 from stoker.app.install import runtimes_directory
 from stoker.app.listening import is_loopback, listen, make_private, tls_of
 from stoker.app.metrics import Measures, Metrics, Parts
@@ -42,7 +43,6 @@ from stoker.catalog.catalog import Catalog
 from stoker.catalog.draft import cpu_millis_of
 from stoker.catalog.fold import Fold
 from stoker.catalog.issuer import Issuer
-from stoker.catalog.references import Content
 from stoker.catalog.tokens import Authenticator
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.history import History
@@ -82,7 +82,7 @@ from stoker.sandbox.choose import open_engine
 from stoker.sandbox.engine import Engine, Site
 from stoker.telemetry.exposition import CONTENT_TYPE
 from stoker.telemetry.logging import get_logger
-from stoker.worker.code_cache import CodeCache, folder_name
+from stoker.worker.code_cache import CodeCache
 from stoker.worker.pool import Pool, machine_pressure
 
 VERIFIED_AT_START_BYTES = 64 * MIB
@@ -108,7 +108,7 @@ class Server:
         self._tails: TailRoutes | None = None
         self._agents: McpDoor | None = None
         self._engine: Engine | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(self._log)
         self._files = 0
         """How many this process may have open."""
         self.url = ""
@@ -149,7 +149,7 @@ class Server:
         rest = await guard.verify(
             blobs, fold.references.all(), bytes_max=VERIFIED_AT_START_BYTES, on_damage=self._damaged
         )
-        self._own(rest)
+        self._background.own(rest)
         token_file = settings.data / "token"
         if await ensure_administrator(fold, log, token_file, settings.token, now_ms=wall_ms):
             self._log.info("administrator_made", file=str(token_file))
@@ -180,8 +180,11 @@ class Server:
         catalog.on_change.append(pool.function_changed)
         keeping.on_over = catalog.usage.records_over
         catalog.on_secret.append(pool.secret_changed)
-        catalog.on_loosened.append(self._sweeper(catalog))
-        catalog.on_gone.append(self._eraser(folders, pool, catalog))
+        housekeeping = Housekeeping(
+            self._background, catalog, blobs, folders, pool, get_logger("stoker.catalog")
+        )
+        catalog.on_loosened.append(housekeeping.loosened)
+        catalog.on_gone.append(housekeeping.account_gone)
         runtime_versions = {plan.runtime: plan.version for plan in plans}
         source = Source(
             store_id=guard.store_id,
@@ -194,14 +197,12 @@ class Server:
             hold_contents=catalog.contents_held,
         )
         calls = await self._open_edge(fold, catalog, pool, keeping, sock, tls, runtime_versions, source)
-        self._own(asyncio.ensure_future(calls.recover()), name="recovery of invocations")
+        self._background.run(calls.recover(), "recovery of invocations")
         settle_memory()
         for entry in list(fold.functions.values()):
             if entry.function.concurrency.min_instances:
                 pool.function_changed(entry.function, entry.function)
-        self._own(asyncio.ensure_future(trim_for_ever(folders, pool)), name="trim of code folders")
-        self._own(asyncio.ensure_future(sweep_all(catalog, blobs)), name="sweep of contents")
-        self._erase_accounts(catalog, list(fold.tenants.gone))
+        housekeeping.start(list(fold.tenants.gone))
 
     async def _open_backbone(self) -> JetStream:
         settings = self._settings
@@ -296,7 +297,7 @@ class Server:
         issuer = Issuer(settings.trust, fold.tenants)
         keys = IssuerKeys(settings, issuer)
         await keys.first()
-        self._own(asyncio.ensure_future(keys.run()), name="keys of the issuer")
+        self._background.run(keys.run(), "keys of the issuer")
         return issuer
 
     def _metrics(
@@ -366,42 +367,8 @@ class Server:
     async def close(self) -> None:
         """End everything that was started, the last first. Harmless when repeated."""
         with self._closing.noticed("the server's own tasks"):
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._background.close()
         await self._closing.run()
-
-    def _own(self, task: asyncio.Future[None], name: str | None = None) -> None:
-        assert isinstance(task, asyncio.Task)
-        if name is not None:
-            task.set_name(name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("task_failed", task=task.get_name(), exc_info=error)
-
-    def _sweeper(self, catalog: Catalog) -> Callable[[set[Content]], None]:
-        def loosened(contents: set[Content]) -> None:
-            self._own(asyncio.ensure_future(sweep(catalog, contents)), name="sweep after a change")
-
-        return loosened
-
-    def _erase_accounts(self, catalog: Catalog, account_ids: list[str]) -> None:
-        work = erase_accounts(catalog, account_ids, get_logger("stoker.catalog"))
-        self._own(asyncio.ensure_future(work), name="erasure of accounts")
-
-    def _eraser(self, folders: CodeCache, pool: Pool, catalog: Catalog) -> Callable[[str], None]:
-        """What is unpacked of a deleted account's code goes at once, with all that is not in use just now."""
-
-        def gone(account: str) -> None:
-            trim = folders.trim({folder_name(code.assets) for code in pool.code_in_use}, 0)
-            self._own(asyncio.ensure_future(trim), name="trim after an account")
-            self._erase_accounts(catalog, [account])
-
-        return gone
 
     def _damaged(self, account: str, digest: str, what: str) -> None:
         self._damage = f"the store is damaged: content {digest[:12]} cannot be read"
