@@ -26,6 +26,9 @@ class Collector:
     def head_read(self, request: Request) -> TakeBody | None:
         return self.pieces.append if request.path == b"/stream" else None
 
+    def body_grows(self, request: Request, count: int) -> None:
+        """Nothing is counted here."""
+
     def request_read(self, request: Request) -> None:
         self.requests.append(request)
 

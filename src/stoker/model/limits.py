@@ -24,6 +24,8 @@ class Limits:
 
     request_bytes_max: int = 64 * MIB
     """The body of a request."""
+    held_bodies_bytes_max: int = 1 * GIB
+    """What the bodies of all requests under way take of the memory, but for a MiB of each."""
     header_bytes_max: int = 64 * KIB
     """A request's target and all its headers."""
     code_bytes_max: int = 256 * MIB
@@ -151,6 +153,7 @@ _BOUNDS = MappingProxyType(
 _AT_MOST = (
     ("timeout_ms_min", "timeout_ms_default"),
     ("timeout_ms_default", "timeout_ms_max"),
+    ("request_bytes_max", "held_bodies_bytes_max"),
     ("payload_bytes_max", "request_bytes_max"),
     ("async_payload_bytes_max", "request_bytes_max"),
 )

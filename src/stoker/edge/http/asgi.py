@@ -38,6 +38,7 @@ class AsgiExchange:
         "_framing",
         "_gone",
         "_head",
+        "_held",
         "_refusal",
         "_request",
         "_scope",
@@ -51,6 +52,9 @@ class AsgiExchange:
         self._channel = channel
         self._request = request
         self._scope = scope
+        scope["hold"] = self.hold
+        self._held = 0
+        """What is counted of the body that the application has collected."""
         self._service = service
         self._task: asyncio.Task[None] | None = None
         self._chunks: deque[bytes] = deque()
@@ -127,6 +131,11 @@ class AsgiExchange:
             self._answer(answer)
 
     # What the application calls.
+
+    def hold(self, count: int) -> None:
+        """Count so many bytes of the body as held until the answer. Raises NoCapacity."""
+        self._service.holding.take(count)
+        self._held += count
 
     async def receive(self) -> Message:
         """Return the next piece of the body, or `http.disconnect` once nothing is left to answer."""
@@ -212,6 +221,8 @@ class AsgiExchange:
                 self._failed(error)
         except Exception as error:  # the application's mistake: logged under an id, and its caller's 500
             self._failed(error)
+        finally:
+            self._service.holding.give(self._held)
 
     def _failed(self, error: Exception) -> None:
         answer = self._service.errors.answer(error)

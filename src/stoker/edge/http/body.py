@@ -6,15 +6,24 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 
+from stoker.edge.http.holding import FREE_BYTES
 from stoker.model.errors import InvalidRequest, TooLarge
 
 
 async def read_whole(request: Request) -> bytes:
-    """Return the body; InvalidRequest if the client left before it was all there."""
+    """Return the body. Raises InvalidRequest if the client left before it was all there, NoCapacity."""
+    hold = request.scope.get("hold")  # there is none where a tool asks a route
+    pieces: list[bytes] = []
+    size = 0
     try:
-        return await request.body()
+        async for piece in request.stream():
+            size += len(piece)
+            if size > FREE_BYTES and hold is not None:
+                hold(len(piece))
+            pieces.append(piece)
     except ClientDisconnect:
         raise InvalidRequest("the body is incomplete") from None
+    return b"".join(pieces)
 
 
 async def read_pieces(request: Request, *, bytes_max: int) -> AsyncIterator[bytes]:

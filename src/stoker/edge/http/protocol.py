@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_direct",
         "_eof",
+        "_held",
         "_next_scheduled",
         "_origin",
         "_patience",
@@ -73,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._deaf = False
         """True once nothing that comes in counts any more."""
         self._eof = False
+        self._held: dict[Request, int] = {}
+        """What is counted of the bodies that were collected."""
         self._patience = Patience(service.limits)
 
     # What the event loop calls.
@@ -122,6 +125,8 @@ class Connection(asyncio.Protocol):
         turns = [*self._waiting] if self._current is None else [self._current, *self._waiting]
         self._current = None
         self._waiting.clear()
+        self._reader.leave()
+        self._let_go()
         for turn in turns:
             try:
                 turn.left()
@@ -157,6 +162,11 @@ class Connection(asyncio.Protocol):
         self._streaming = exchange
         self._take_turn(exchange)
         return exchange.body_read
+
+    def body_grows(self, request: Request, count: int) -> None:
+        if not self._deaf:
+            self._service.holding.take(count)
+            self._held[request] = self._held.get(request, 0) + count
 
     def request_read(self, request: Request) -> None:
         self._patience.request_ended()
@@ -204,6 +214,8 @@ class Connection(asyncio.Protocol):
 
     def finished(self, *, keep_alive: bool) -> None:
         self._current = None
+        if self._held:
+            self._let_go()
         if not keep_alive:
             self._end()
         elif self._waiting:
@@ -287,6 +299,14 @@ class Connection(asyncio.Protocol):
         if self._waiting and self._current is None and not self.write_paused:
             self._begin(self._waiting.popleft())
             self._regulate_reading()
+
+    def _let_go(self) -> None:
+        """Count no more what the bodies of requests took that are over."""
+        alive = {turn.request for turn in self._waiting if isinstance(turn, Exchange)}
+        if self._reader.unfinished is not None:
+            alive.add(self._reader.unfinished)
+        for request in self._held.keys() - alive:
+            self._service.holding.give(self._held.pop(request))
 
     def _refuse(self, error: Exception) -> None:
         """Answer `error` when its turn comes, read no more, and close after it."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from stoker.edge.http.holding import FREE_BYTES
 from stoker.edge.http.request import Request
 from stoker.model.errors import InvalidRequest, TooLarge
 from stoker.model.limits import Limits
@@ -26,6 +27,9 @@ class Sink(Protocol):
 
         Raises StokerError to have nothing more read.
         """
+
+    def body_grows(self, request: Request, count: int) -> None:
+        """So many bytes more are collected of a body that is large. Raises StokerError, as `head_read`."""
 
     def request_read(self, request: Request) -> None:
         """A request is complete. Must not raise."""
@@ -91,6 +95,18 @@ class RequestReader:
         if self._stalled_bytes > self._limits.header_bytes_max:
             raise self._head_too_long()
         return True
+
+    def leave(self) -> None:
+        """Let go of what was read of a request: the rest will not come.
+
+        The parser and what it calls hold each other, and the collector of such circles comes by seldom.
+        """
+        self._request = self._take_body = None
+
+    @property
+    def unfinished(self) -> Request | None:
+        """The request that is being read."""
+        return self._request
 
     # What httptools calls, in this order.
 
@@ -181,10 +197,11 @@ class RequestReader:
             self._take_body(chunk)
         elif not request.body:
             request.body = chunk  # most bodies come in one piece: no copy
-        elif isinstance(request.body, bytearray):
-            request.body += chunk
         else:
-            request.body = bytearray(request.body)
+            if self._body_bytes > FREE_BYTES:
+                self._sink.body_grows(request, len(chunk))
+            if not isinstance(request.body, bytearray):
+                request.body = bytearray(request.body)
             request.body += chunk
 
     def on_message_complete(self) -> None:

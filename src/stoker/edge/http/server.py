@@ -16,6 +16,7 @@ from ssl import SSLContext
 from starlette.types import ASGIApp
 
 from stoker.edge.errors import ErrorAnswers, Log
+from stoker.edge.http.holding import Holding
 from stoker.edge.http.origin import Origin
 from stoker.edge.http.protocol import Connection
 from stoker.edge.http.request import Admit, LeanHandler, admit_all
@@ -72,6 +73,7 @@ class HttpServer:
             admit=self._admit,
             limits=self._limits,
             errors=ErrorAnswers(self._log),
+            holding=Holding(self._limits.held_bodies_bytes_max),
         )
         self._service = service
         # Accepted sockets inherit this: a client whose machine is gone ends nothing and answers nothing.

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from stoker.edge.errors import ErrorAnswers
 from stoker.edge.http.head import ResponseHeads
+from stoker.edge.http.holding import Holding
 from stoker.edge.http.request import Admit, LeanHandler
 from stoker.model.limits import Limits
 
@@ -55,6 +56,7 @@ class Service:
     admit: Admit
     limits: Limits
     errors: ErrorAnswers
+    holding: Holding
     heads: ResponseHeads = field(default_factory=ResponseHeads)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """One for each request that the ASGI application has at hand."""
