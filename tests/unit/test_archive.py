@@ -100,11 +100,10 @@ def test_a_tar_gz_unpacks_in_every_form_of_tar(bench: Bench, form: int) -> None:
     assert modes(root)[long] == 0o755
 
 
-def test_a_plain_tar_and_a_gzip_of_two_members_unpack_too(bench: Bench) -> None:
+def test_a_tar_in_a_gzip_of_two_members_unpacks_too(bench: Bench) -> None:
     content = tar_of(member("a", b"a" * 3000), member("naïve/ü", b"b"))
-    halves = gzip.compress(content[:1500]) + gzip.compress(content[1500:])
 
-    root = bench.build(("one", "archive", content), ("two", "archive", halves))
+    root = bench.archive(gzip.compress(content[:1500]) + gzip.compress(content[1500:]))
 
     assert (root / "a").read_bytes() == b"a" * 3000
     assert (root / "naïve/ü").read_bytes() == b"b"
@@ -119,6 +118,7 @@ def test_a_plain_tar_and_a_gzip_of_two_members_unpack_too(bench: Bench) -> None:
         gzip.compress(b"only a gzip"),
         b"\x1f\x8bbroken",
         b"ustar" * 200,
+        tar_of(member("a", b"a tar that is not gzipped")),
     ],
 )
 def test_an_archive_that_is_none_by_its_content_is_a_file(bench: Bench, content: bytes) -> None:
@@ -137,7 +137,7 @@ def test_a_zip_that_is_called_a_file_stays_one(bench: Bench) -> None:
 
 def test_of_two_entries_with_one_name_the_later_wins_also_between_items(bench: Bench) -> None:
     first = zip_of(("a", b"1", 0), ("./b", b"1", stat.S_IFREG | 0o755))
-    second = tar_of(member("a", b"2"), member("b", b"2"), member("./b", b"3"))
+    second = tgz_of(member("a", b"2"), member("b", b"2"), member("./b", b"3"))
 
     root = bench.build(("x", "archive", first), ("y", "archive", second), ("a", "file", b"4"))
 
@@ -247,7 +247,7 @@ def test_a_tar_with_a_negative_size_is_refused(bench: Bench) -> None:
     header[124:136] = b"\xff" * 12
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 256 + sum(header[156:]))
 
-    error = bench.refused(bytes(header) + bytes(1024))
+    error = bench.refused(gzip.compress(bytes(header) + bytes(1024)))
 
     assert "impossible size" in error.message
 
@@ -257,7 +257,7 @@ def test_a_tar_whose_long_name_or_pax_header_is_huge_is_refused_before_it_is_rea
         info = tarfile.TarInfo("a")
         info.type, info.size = kind, 10**9
 
-        error = bench.refused(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+        error = bench.refused(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)))
 
         assert "too long" in error.message
 
@@ -270,7 +270,7 @@ def test_a_damaged_pax_header_is_refused(bench: Bench, record: bytes) -> None:
     info.type, info.size = b"x", len(record)
     content = info.tobuf(tarfile.GNU_FORMAT) + record.ljust(512, b"\0") + tar_of(member("b"))
 
-    assert bench.refused(content).field == VALUE
+    assert bench.refused(gzip.compress(content)).field == VALUE
 
 
 def test_a_sparse_file_is_refused_whatever_size_it_claims(bench: Bench) -> None:
@@ -280,7 +280,7 @@ def test_a_sparse_file_is_refused_whatever_size_it_claims(bench: Bench) -> None:
     new[0].pax_headers = {"GNU.sparse.realsize": str(10**15), "GNU.sparse.major": "1"}
 
     for content in (old.tobuf(tarfile.GNU_FORMAT) + bytes(1024), tar_of(new)):
-        assert "sparse" in bench.refused(content).message
+        assert "sparse" in bench.refused(gzip.compress(content)).message
 
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
@@ -354,7 +354,7 @@ def test_bad_names_in_archives_are_refused(bench: Bench, name: str) -> None:
 
 def test_a_nul_in_a_name_is_seen_in_either_archive(bench: Bench) -> None:
     of_zip = bench.refused(zip_of(("aXb", b"", 0)).replace(b"aXb", b"a\0b"))
-    of_pax = bench.refused(tar_of(member("ü" * 60 + "X")).replace(b"X\n", b"\0\n"))
+    of_pax = bench.refused(gzip.compress(tar_of(member("ü" * 60 + "X")).replace(b"X\n", b"\0\n")))
 
     assert "control character" in of_zip.message
     assert "control character" in of_pax.message

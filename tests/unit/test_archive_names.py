@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stoker.model.errors import InvalidRequest
 from stoker.model.limits import Limits
-from stoker.testing.archives import member, tar_of
+from stoker.testing.archives import member, tgz_of
 from stoker.worker.code_tree import BadPath, CodeTree, build, relative_path
 
 LIMITS = Limits()
@@ -26,7 +26,7 @@ def unpacked(place: Path, *items: tuple[str, str, bytes]) -> Path:
 
 
 def links_of(*links: tuple[str, str]) -> bytes:
-    return tar_of(*(member(name, kind=b"2", target=target) for name, target in links))
+    return tgz_of(*(member(name, kind=b"2", target=target) for name, target in links))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_file_where_a_directory_is_needed_is_refused_with_the_field_of_the_lat
 
 
 def test_links_that_stay_inside_are_kept_as_they_are(tmp_path: Path) -> None:
-    content = tar_of(
+    content = tgz_of(
         member("node_modules/tsc/bin/tsc.js", b"#!", mode=0o755),
         member("node_modules/.bin/tsc", kind=b"2", target="../tsc/bin/tsc.js"),
         member("here", kind=b"2", target="."),
@@ -148,7 +148,7 @@ def test_links_named_like_devices_are_links_in_the_folder_and_no_more(tmp_path: 
 
 
 def test_nothing_is_written_through_a_link_of_an_earlier_entry_or_item(tmp_path: Path) -> None:
-    one = tar_of(member("a", kind=b"2", target="b"), member("a/x", b"1"))
+    one = tgz_of(member("a", kind=b"2", target="b"), member("a/x", b"1"))
     outside = tmp_path / "outside"
     outside.mkdir()
 
@@ -161,7 +161,7 @@ def test_nothing_is_written_through_a_link_of_an_earlier_entry_or_item(tmp_path:
 
 
 def test_a_file_after_a_link_of_the_same_name_replaces_the_link(tmp_path: Path) -> None:
-    content = tar_of(member("target", b"old"), member("a", kind=b"2", target="target"), member("a", b"new"))
+    content = tgz_of(member("target", b"old"), member("a", kind=b"2", target="target"), member("a", b"new"))
 
     root = unpacked(tmp_path, ("x", "archive", content))
 

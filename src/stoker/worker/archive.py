@@ -1,4 +1,4 @@
-"""Reading zip and tar archives, told by their content, as a stream of unchecked entries.
+"""Reading zip and tar.gz archives, told by their content, as a stream of unchecked entries.
 
 Owns the formats. Does not know where entries go, nor whether their names are good: that is the code tree's.
 Sizes are those really unpacked, never those a header gives.
@@ -28,21 +28,22 @@ _SUPPORTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def archive_entries(content: bytes, limits: Limits) -> Iterator[Entry] | None:
-    """Return the entries of a zip, tar or tar.gz, None if the content is none of them.
+    """Return the entries of a zip or tar.gz, None if the content is neither.
 
     The chunks of an entry must be taken before the next one. Iterating raises BadArchive for a damaged
     or encrypted archive, an unknown compression, and past twice `code_bytes_max` or `code_files_max`.
     """
     if content.startswith(_ZIP_STARTS):
         return _bounded(_zip_entries(content, limits), limits)
-    gzipped = content.startswith(b"\x1f\x8b")
+    if not content.startswith(b"\x1f\x8b"):
+        return None
     try:
-        first = Stream(content, gzipped=gzipped, bytes_max=limits.code_bytes_max).read(BLOCK_BYTES)
+        first = Stream(content, bytes_max=limits.code_bytes_max).read(BLOCK_BYTES)
     except BadArchive:
         return None
     if not tarball.is_tar(first):
         return None
-    stream = Stream(content, gzipped=gzipped, bytes_max=2 * limits.code_bytes_max)
+    stream = Stream(content, bytes_max=2 * limits.code_bytes_max)
     return _bounded(tarball.entries(stream), limits)
 
 

@@ -32,11 +32,11 @@ _KINDS = {
 
 
 class Stream:
-    """Bytes that are read once, from front to back, of a plain or gzipped content; bounded."""
+    """Bytes that are read once, from front to back, of a gzipped content; bounded."""
 
-    def __init__(self, content: bytes, *, gzipped: bool, bytes_max: int) -> None:
+    def __init__(self, content: bytes, *, bytes_max: int) -> None:
         self._content = memoryview(content)
-        self._gzip = zlib.decompressobj(wbits=31) if gzipped else None
+        self._gzip = zlib.decompressobj(wbits=31)
         self._bytes_left = bytes_max
         self._at = 0
         self._pending = b""
@@ -64,16 +64,11 @@ class Stream:
     def _more(self) -> bytes:
         if self._bytes_left <= 0:
             raise BadArchive("unpacks to more than is allowed")
-        if self._gzip is None:
-            data = bytes(self._content[self._at : self._at + CHUNK_BYTES])
-            self._at += len(data)
-        else:
-            data = self._inflated()
+        data = self._inflated()
         self._bytes_left -= len(data)
         return data
 
     def _inflated(self) -> bytes:
-        assert self._gzip is not None
         while True:
             if self._gzip.eof:
                 # Members may follow each other; what follows and is none is padding.
