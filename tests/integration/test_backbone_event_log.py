@@ -13,8 +13,8 @@ from stoker.backbone.connection import Message
 from stoker.backbone.erasure import Erasure
 from stoker.backbone.errors import StoreDamaged
 from stoker.backbone.event_log import DIGEST, EXPECTED, Event, digest_of
-from stoker.backbone.jetstream import JetStream
-from stoker.backbone.vacancies import note_of
+from stoker.backbone.jetstream import JetStream, Stored
+from stoker.backbone.vacancies import Vacancies, note_of
 from stoker.model.errors import StorageFull, Unavailable, VersionConflict
 from stoker.testing.backbone_rules import EVENT_LOG_RULES, Log
 
@@ -219,6 +219,29 @@ async def test_a_note_that_was_changed_excuses_nothing(open_store: OpenStore) ->
 
     with pytest.raises(StoreDamaged, match="lacks event 2 of 10"):
         await store.events()
+
+
+async def test_what_another_gateway_erases_while_the_log_is_read_is_no_damage(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store()
+    await fill_two_accounts(store)
+    await erase(store)
+    await store.close()
+    store = await open_store()
+    learn, times = Vacancies.learn, 0
+
+    async def learn_late(self: Vacancies, is_good: Callable[[Stored], bool]) -> bool:
+        nonlocal times
+        times += 1  # the first time the other gateway has not stored its note yet
+        return times > 1 and await learn(self, is_good)
+
+    monkeypatch.setattr(Vacancies, "learn", learn_late)
+
+    found = await store.events()
+
+    assert times > 1
+    assert [event.sequence for event in found] == list(range(1, 11))
 
 
 async def test_an_erasure_that_was_cut_short_leaves_a_whole_log_and_is_finished_later(

@@ -143,6 +143,9 @@ class EventLog:
         reader.lose_until(last)
         if reader.failure is not None:
             raise reader.failure
+        if reader.lost and await self._vacancies.learn(_is_unchanged):
+            # Another gateway has erased something since we asked how far the log is.
+            return await self.replay(on_event, after=reader.first_lost - 1)
         if reader.lost:
             raise self._guard.damaged_event(
                 self.stream,

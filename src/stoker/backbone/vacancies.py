@@ -43,13 +43,17 @@ class Vacancies:
         self._read_to = 0
         self.known: set[int] = set()
 
-    async def learn(self, is_good: Callable[[Stored], bool]) -> None:
-        """Read the notes that came since the last time, but for those that were changed."""
+    async def learn(self, is_good: Callable[[Stored], bool]) -> bool:
+        """Read the notes that came since the last time, but for those that were changed.
+
+        Returns whether there are more empty places than were known.
+        """
+        before = len(self.known)
         while True:
             which = {"seq": self._read_to + 1, "next_by_subj": self._notes}
             note = await self._jetstream.get(self._stream, which)
             if note is None:
-                return
+                return len(self.known) > before
             if is_good(note):
                 self.known.update(places_in(note.data))
             self._read_to = note.sequence
